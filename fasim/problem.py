@@ -1,0 +1,116 @@
+"""The problem: one attention call, and the circumstances in which it is timed.
+
+Standard library only: kernels and tables import this file without numpy or torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Dtype = Literal["fp32", "bf16", "fp16", "fp8"]
+Direction = Literal["forward", "backward", "both"]
+Launch = Literal["stream", "graph", "kernel"]
+L2State = Literal["warm", "cold"]
+RunLength = Literal["short", "sustained"]
+
+DTYPE_BYTES: dict[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
+
+
+class ProblemError(ValueError):
+    """A problem nobody can run; the message says what was asked and what would work."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """O = softmax(Q·Kᵀ·scale)·V for `batch` × `heads`, one LSE per row.
+
+    Shapes: Q and O are [batch, heads, seqlen_q, head_dim]; K and V are
+    [batch, kv_heads, seqlen_k, head_dim]. A causal mask is aligned bottom-right, as in
+    FlashAttention ≥ 2.1: row i sees keys 0 … i + seqlen_k − seqlen_q.
+
+    Raises:
+        ProblemError: a length that is not positive, heads that kv_heads does not divide,
+            an unknown dtype or direction, or a dropout outside [0, 1).
+    """
+
+    batch: int
+    heads: int
+    seqlen_q: int
+    seqlen_k: int
+    head_dim: int
+    kv_heads: int = 0  # 0 stands for `heads`: every query head has keys of its own
+    dtype: Dtype = "fp16"
+    causal: bool = False
+    direction: Direction = "forward"
+
+    def __post_init__(self) -> None:
+        if self.kv_heads == 0:
+            object.__setattr__(self, "kv_heads", self.heads)
+        for name in ("batch", "heads", "kv_heads", "seqlen_q", "seqlen_k", "head_dim"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ProblemError(f"{name} is {value}; it must be a whole number of 1 or more")
+        if self.heads % self.kv_heads:
+            raise ProblemError(
+                f"heads is {self.heads} and kv_heads {self.kv_heads}; "
+                "kv_heads must divide heads (grouped-query attention)"
+            )
+        if self.dtype not in DTYPE_BYTES:
+            raise ProblemError(f"dtype is {self.dtype!r}; choose from {', '.join(DTYPE_BYTES)}")
+        if self.direction not in get_args(Direction):
+            raise ProblemError(
+                f"direction is {self.direction!r}; choose from {', '.join(get_args(Direction))}"
+            )
+
+    @property
+    def group(self) -> int:
+        """Query heads that share one key/value head."""
+        return self.heads // self.kv_heads
+
+    @property
+    def scale(self) -> float:
+        """The factor of the scores, 1/√head_dim."""
+        return float(self.head_dim**-0.5)
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of one element of Q, K, V or O."""
+        return DTYPE_BYTES[self.dtype]
+
+    @property
+    def nominal_flops(self) -> int:
+        """4·B·H·Sq·Sk·D, halved when causal, × 2.5 for backward, × 3.5 for both.
+
+        The convention in which FlashAttention's papers report TFLOP/s; not what is executed.
+        """
+        matmuls = {"forward": 4, "backward": 10, "both": 14}[self.direction]
+        flops = matmuls * self.batch * self.heads * self.seqlen_q * self.seqlen_k * self.head_dim
+        return flops // 2 if self.causal else flops
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What a time depends on and nobody may guess; printed with every result.
+
+    Attributes:
+        launch: `stream` (each kernel pays its launch on a stream), `graph` (CUDA graph),
+            `kernel` (kernels alone, as a profiler times them).
+        l2: `warm`: inputs lie in L2 as far as they fit; `cold`: L2 was flushed.
+        run_length: `short`: the clock is not yet limited by power; `sustained`: it is.
+    """
+
+    launch: Launch = "stream"
+    l2: L2State = "warm"
+    run_length: RunLength = "sustained"
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("launch", get_args(Launch)),
+            ("l2", get_args(L2State)),
+            ("run_length", get_args(RunLength)),
+        ):
+            if getattr(self, name) not in choices:
+                raise ProblemError(
+                    f"{name} is {getattr(self, name)!r}; choose from {', '.join(choices)}"
+                )
