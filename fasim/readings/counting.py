@@ -1,0 +1,101 @@
+"""How often an operation of a record happens, and over how many elements, in closed form.
+
+Sums over blocks and loop iterations; only axes along which the mask changes a trip count are
+walked tile by tile, so the cost does not grow with batch, heads or equal tiles.
+"""
+
+from __future__ import annotations
+
+from fasim.schedules.language import Rows
+from fasim.schedules.record import Loop, Op, Record
+from fasim.schedules.visits import Span, spans, visit
+
+Owner = tuple[str, str] | int
+
+
+def owner_of(rows: Rows) -> Owner:
+    """A key for the range: its loop, or its kind and axis."""
+    return rows.owner if isinstance(rows.owner, int) else (rows.owner, rows.axis)
+
+
+class Counter:
+    """Counts the operations of one record; sums shared by several operations are kept."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.kernel = record.kernel
+        self._sums: dict[tuple[object, ...], int] = {}
+
+    def executions(self, op: Op) -> int:
+        """How often the whole grid does `op`."""
+        return self._sum(op, frozenset())
+
+    def elements(self, op: Op) -> int:
+        """Elements a load or store moves in all, clipped at the edges, re-reads included."""
+        bound = frozenset(owner_of(rows) for rows in op.rows.values())
+        count = self._sum(op, bound)
+        for rows in op.rows.values():
+            if rows.owner == "all":
+                count *= self.kernel.lengths[rows.axis]
+        return count
+
+    def _sum(self, op: Op, bound: frozenset[Owner]) -> int:
+        loops = tuple(self.record.loops[number] for number in (op.used_in or op.path))
+        if len(loops) < len(op.path):
+            loops = tuple(self.record.loops[number] for number in op.path)
+        key = (op.path, tuple(loop.number for loop in loops), bound)
+        if key not in self._sums:
+            self._sums[key] = self._over_grid(op, loops, bound)
+        return self._sums[key]
+
+    def _over_grid(self, op: Op, loops: tuple[Loop, ...], bound: frozenset[Owner]) -> int:
+        kernel = self.kernel
+        walked = self._walked_axis(loops)
+        factor = 1
+        for axis in kernel.grid:
+            if axis != walked:
+                own = ("own", axis) in bound
+                factor *= kernel.lengths[axis] if own else kernel.tile_count(axis)
+        if walked is None:
+            return factor * self._over_loops(op, loops, bound, {})
+        owner = ("own", walked)
+        return factor * sum(
+            (span.length if owner in bound else 1)
+            * self._over_loops(op, loops, bound, {owner: span})
+            for span in spans(kernel, walked)
+        )
+
+    def _walked_axis(self, loops: tuple[Loop, ...]) -> str | None:
+        """The grid axis whose position decides a trip count, if there is one."""
+        if self.kernel.problem.causal:
+            for loop in loops:
+                if loop.seen_from is not None and loop.seen_from.owner == "own":
+                    return loop.seen_from.axis
+        return None
+
+    def _over_loops(
+        self,
+        op: Op,
+        loops: tuple[Loop, ...],
+        bound: frozenset[Owner],
+        position: dict[Owner, Span],
+    ) -> int:
+        if not loops:
+            return 1
+        loop, inner = loops[0], loops[1:]
+        seen_from = None if loop.seen_from is None else position.get(owner_of(loop.seen_from))
+        visited = visit(self.kernel, loop, seen_from)
+        repeats = loop.number in op.path
+        if self.kernel.problem.causal and any(
+            later.seen_from is not None and later.seen_from.owner == loop.number for later in inner
+        ):
+            counts = (
+                (span.length if repeats and loop.number in bound else 1)
+                * self._over_loops(op, inner, bound, {**position, loop.number: span})
+                for span in visited.spans()
+            )
+            return sum(counts) if repeats else int(any(counts))
+        rest = self._over_loops(op, inner, bound, position)
+        if not repeats:  # a load before a loop, first used in it: once, if the loop runs at all
+            return int(visited.trips > 0 and rest > 0)
+        return (visited.rows if loop.number in bound else visited.trips) * rest

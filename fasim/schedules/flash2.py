@@ -1,0 +1,53 @@
+"""FlashAttention-2 forward (Dao 2023, Algorithm 1): outer loop over Q, one block a row tile.
+
+O stays in registers and is written once, with one LSE a row; causal blocks that see nothing
+are skipped and only those on the diagonal are masked.
+"""
+
+from __future__ import annotations
+
+from fasim.problem import Attention
+from fasim.schedules.chain import axes_of
+from fasim.schedules.language import Block, Kernel, Tensor
+from fasim.schedules.mapping import Mapping
+from fasim.schedules.online_softmax import OnlineSoftmax
+from fasim.schedules.tiling import Tiling
+
+
+def flash2_forward(block: Block, problem: Attention) -> None:
+    """read Q, K, V; write O, LSE."""
+    m_rows = block.rows("q")
+    q = block.load("Q", m_rows)
+    softmax = OnlineSoftmax(block, m_rows, problem.scale)
+    acc_o = block.full(0.0, m_rows, block.all("d"))
+    for n_rows in block.loop("k", seen_from=m_rows):
+        k, v = block.load("K", n_rows), block.load("V", n_rows)
+        s = block.mask(block.matmul(q, k.T, name="S"))
+        p, correction = softmax.update(s)
+        acc_o = block.matmul(p.to(problem.dtype), v, acc=acc_o * correction, name="O")
+    block.store("O", (acc_o * softmax.inverse()).to(problem.dtype), m_rows)
+    block.store("LSE", softmax.lse(), m_rows)
+
+
+def kernels(problem: Attention, tiling: Tiling, mapping: Mapping) -> tuple[Kernel, ...]:
+    """The chain: one kernel. x runs over row tiles, then batch, then heads."""
+    dtype = problem.dtype
+    return (
+        Kernel(
+            name="flash2_forward",
+            program=flash2_forward,
+            problem=problem,
+            grid=("q", "batch", "head"),
+            lengths=axes_of(problem),
+            tiles={"q": tiling.tile_m, "k": tiling.tile_n},
+            tensors=(
+                Tensor("Q", ("batch", "head", "q", "d"), dtype),
+                Tensor("K", ("batch", "kv_head", "k", "d"), dtype),
+                Tensor("V", ("batch", "kv_head", "k", "d"), dtype),
+                Tensor("O", ("batch", "head", "q", "d"), dtype),
+                Tensor("LSE", ("batch", "head", "q"), "fp32"),
+            ),
+            mapping=mapping,
+            descending=frozenset({"k"}) if tiling.descending else frozenset(),
+        ),
+    )

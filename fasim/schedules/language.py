@@ -1,0 +1,224 @@
+"""The tile language: what a schedule is written in.
+
+A *program* is an ordinary function `program(block, problem)`. It asks its `Block` for ranges
+of rows, loads tiles, computes on them and stores them. Two interpreters give it meaning: one
+records what a block does (`record.py`), one does it on NumPy arrays (`readings/numerics.py`).
+Standard library only.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fasim.problem import DTYPE_BYTES, Attention
+from fasim.schedules.mapping import Mapping
+
+LOG2_E = 1.4426950408889634
+
+BINARY = ("add", "sub", "mul", "maximum")
+UNARY = ("exp2", "log2", "finite", "inverse")
+
+
+class ProgramError(Exception):
+    """A program that breaks a rule of the tile language."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor in global memory, declared by the names of its axes.
+
+    `axes` are names of the kernel's axes, outermost first: ("batch", "kv_head", "k", "d").
+    Grouped-query attention is the one word "kv_head" in place of "head".
+    """
+
+    name: str
+    axes: tuple[str, ...]
+    dtype: str
+
+    @property
+    def element_bytes(self) -> int:
+        return DTYPE_BYTES[self.dtype]
+
+    def elements(self, lengths: dict[str, int]) -> int:
+        """Number of elements, given the length of each axis."""
+        count = 1
+        for axis in self.axes:
+            count *= lengths[axis]
+        return count
+
+    def bytes(self, lengths: dict[str, int]) -> int:
+        return self.elements(lengths) * self.element_bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """One launch: a program, what its axes measure, and how it is mapped.
+
+    Attributes:
+        grid: axes whose tiles are the blocks, fastest-varying first: ("q", "batch", "head").
+        lengths: elements along every axis.
+        tiles: rows a block or a loop step takes of an axis; an axis not named is taken whole.
+        tensors: everything the program loads or stores.
+        descending: axes whose loops run from the last tile to the first.
+    """
+
+    name: str
+    program: Callable[[Block, Attention], None] = field(repr=False)
+    problem: Attention
+    grid: tuple[str, ...]
+    lengths: dict[str, int]
+    tiles: dict[str, int]
+    tensors: tuple[Tensor, ...]
+    mapping: Mapping
+    descending: frozenset[str] = frozenset()
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor of that name.
+
+        Raises:
+            ProgramError: the kernel declares no such tensor.
+        """
+        for tensor in self.tensors:
+            if tensor.name == name:
+                return tensor
+        known = ", ".join(tensor.name for tensor in self.tensors)
+        raise ProgramError(f"kernel {self.name} declares no tensor {name!r}, only {known}")
+
+    def tile(self, axis: str) -> int:
+        """Rows of one tile of `axis`; batch and heads go one by one."""
+        if axis in ("batch", "head", "kv_head"):
+            return 1
+        return self.tiles.get(axis, self.lengths[axis])
+
+    def tile_count(self, axis: str) -> int:
+        return -(-self.lengths[axis] // self.tile(axis))
+
+    @property
+    def grid_shape(self) -> tuple[int, ...]:
+        return tuple(self.tile_count(axis) for axis in self.grid)
+
+    @property
+    def blocks(self) -> int:
+        count = 1
+        for tiles in self.grid_shape:
+            count *= tiles
+        return count
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A range of one axis. Opaque to programs: they pass it on and never look inside.
+
+    Attributes:
+        axis: its name.
+        tile: rows of a full tile.
+        owner: "own" (the block's grid tile), "all", or the number of the loop that steps it.
+    """
+
+    axis: str
+    tile: int
+    owner: str | int
+
+    def __bool__(self) -> bool:
+        raise ProgramError(f"a program must not branch on rows of {self.axis!r}")
+
+
+class Tile(ABC):
+    """A tile of values: rows × columns, or one value a row.
+
+    Operators between a tile and a one-value-a-row tile broadcast along the row.
+    """
+
+    @abstractmethod
+    def apply(self, op: str, *operands: Tile | float) -> Tile:
+        """Elementwise `op` of self and operands."""
+
+    @abstractmethod
+    def reduce_rows(self, op: Literal["max", "sum"]) -> Tile:
+        """One value a row."""
+
+    @abstractmethod
+    def to(self, dtype: str) -> Tile:
+        """Rounded to `dtype`."""
+
+    @property
+    @abstractmethod
+    def T(self) -> Tile:  # noqa: N802 - the papers write Kᵀ
+        """Transposed; costs nothing by itself."""
+
+    def __add__(self, other: Tile | float) -> Tile:
+        return self.apply("add", other)
+
+    def __sub__(self, other: Tile | float) -> Tile:
+        return self.apply("sub", other)
+
+    def __mul__(self, other: Tile | float) -> Tile:
+        return self.apply("mul", other)
+
+    def maximum(self, other: Tile) -> Tile:
+        return self.apply("maximum", other)
+
+    def exp2(self) -> Tile:
+        return self.apply("exp2")
+
+    def log2(self) -> Tile:
+        return self.apply("log2")
+
+    def finite(self) -> Tile:
+        """−inf becomes 0: the maximum of a row that sees nothing."""
+        return self.apply("finite")
+
+    def inverse(self) -> Tile:
+        """1/x, and 0 where x is 0: the sum of a row that sees nothing."""
+        return self.apply("inverse")
+
+    def row_max(self) -> Tile:
+        return self.reduce_rows("max")
+
+    def row_sum(self) -> Tile:
+        return self.reduce_rows("sum")
+
+    def __bool__(self) -> bool:
+        raise ProgramError("a program must not branch on values")
+
+
+class Block(ABC):
+    """What a program may ask of its thread block."""
+
+    @abstractmethod
+    def rows(self, axis: str) -> Rows:
+        """The block's own rows of a grid axis."""
+
+    @abstractmethod
+    def all(self, axis: str) -> Rows:
+        """A whole axis."""
+
+    @abstractmethod
+    def loop(self, axis: str, seen_from: Rows | None = None) -> Iterator[Rows]:
+        """The tiles of an axis, or those of them that `seen_from` sees under the mask."""
+
+    @abstractmethod
+    def load(self, tensor: str, *rows: Rows) -> Tile:
+        """A tile from global memory, read when it is first used.
+
+        Each range binds the axis it names, the block's coordinates bind the rest.
+        """
+
+    @abstractmethod
+    def store(self, tensor: str, tile: Tile, *rows: Rows) -> None:
+        """A tile into global memory."""
+
+    @abstractmethod
+    def full(self, value: float, rows: Rows, cols: Rows | None = None) -> Tile:
+        """An FP32 accumulator."""
+
+    @abstractmethod
+    def matmul(self, a: Tile, b: Tile, acc: Tile | None = None, *, name: str) -> Tile:
+        """a·b (+ acc), FP32-accumulating. The name is what a mapping refers to."""
+
+    @abstractmethod
+    def mask(self, scores: Tile) -> Tile:
+        """−inf where the problem hides a score; no operation in an unmasked tile."""

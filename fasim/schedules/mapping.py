@@ -1,0 +1,51 @@
+"""How a kernel runs on an SM: data that changes time, and neither bytes nor bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+MatrixUnit = Literal["mma.sync", "wgmma", "none"]
+CopyUnit = Literal["cp.async", "tma", "registers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """A kernel's way of running.
+
+    Attributes:
+        warps: warps of a block that compute.
+        matrix_unit: instruction that multiplies: `mma.sync` (a warp, operands in registers),
+            `wgmma` (Hopper: a warpgroup, asynchronous, operands in shared memory), `none`.
+        copy_unit: how tiles arrive: `cp.async` or `tma` into shared memory, or `registers`
+            (plain loads).
+        buffers: (tensor, number of shared-memory buffers); a loaded tensor not named stays in
+            registers.
+        wait_before: (tensor, name of the matmul before which it must have arrived). A tensor
+            not named is waited for at its first use.
+        operands_in_registers: computed operands a matmul takes from registers (P in PV).
+        registers_per_thread: as compiled, where a source gives it; otherwise estimated.
+        instructions_per_element: for streaming kernels whose compiled length is known:
+            issued instructions per element; the program's own count otherwise.
+        block_order: `grid` (blockIdx order) or `reversed` (heaviest causal blocks first).
+        source: where the facts come from.
+    """
+
+    warps: int
+    matrix_unit: MatrixUnit = "mma.sync"
+    copy_unit: CopyUnit = "cp.async"
+    buffers: tuple[tuple[str, int], ...] = ()
+    wait_before: tuple[tuple[str, str], ...] = ()
+    operands_in_registers: tuple[str, ...] = ()
+    registers_per_thread: int | None = None
+    instructions_per_element: float | None = None
+    block_order: Literal["grid", "reversed"] = "grid"
+    source: str = ""
+
+    @property
+    def threads(self) -> int:
+        return 32 * self.warps
+
+    def buffer_count(self, tensor: str) -> int:
+        """Shared-memory buffers of a tensor; 0 if it does not pass through shared memory."""
+        return dict(self.buffers).get(tensor, 0)

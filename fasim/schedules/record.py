@@ -1,0 +1,258 @@
+"""The recording interpreter: one pass over a program gives every operation of a block.
+
+A program cannot branch, so every block of a kernel does the same operations and only the trip
+counts of its loops differ (`visits.py`). Each loop body is recorded twice: what the second
+pass takes from the first is what the loop carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal
+
+from fasim.schedules.language import Block, Kernel, ProgramError, Rows, Tile
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A loop of a program: the axis it steps along and the range it is seen from, if any."""
+
+    number: int
+    axis: str
+    seen_from: Rows | None
+    parent: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Op:
+    """One tile operation as recorded.
+
+    Attributes:
+        kind: load, store, full, matmul, mask, cast, row_max, row_sum, or an elementwise name.
+        name: the tensor of a load or store, the name of a matmul.
+        inputs: indices of the operations whose results it takes, in order.
+        shape: rows and columns of a *full* tile of the result; columns 1 for one value a row.
+        axes: the axes of rows and columns.
+        rows: for a load or store, the range that binds each of the tensor's axes; batch and
+            head axes are bound by the block's coordinates and absent.
+        path: the loops around it, outermost first.
+        iteration: 0 or 1, which of the two recorded passes of the innermost loop.
+        used_in: for a load, the loops around its first use: it happens if these run at all.
+        contraction: for a matmul, length of a full tile's contracted side.
+        transposed: for each input, whether it is taken transposed.
+    """
+
+    index: int
+    kind: str
+    name: str = ""
+    inputs: tuple[int, ...] = ()
+    shape: tuple[int, int] = (1, 1)
+    axes: tuple[str, str] = ("", "")
+    dtype: str = "fp32"
+    rows: dict[str, Rows] = field(default_factory=dict)
+    path: tuple[int, ...] = ()
+    iteration: int = 0
+    used_in: tuple[int, ...] | None = None
+    contraction: int = 0
+    contracted_axis: str = ""
+    transposed: tuple[bool, ...] = ()
+    constants: int = 0
+
+    @property
+    def elements(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+
+@dataclass(frozen=True)
+class Record:
+    """Every operation of one block, loop bodies twice, in program order."""
+
+    kernel: Kernel
+    ops: tuple[Op, ...]
+    loops: tuple[Loop, ...]
+
+    def once(self) -> Iterator[Op]:
+        """Each operation of the program once: loop bodies by their first pass."""
+        return (op for op in self.ops if op.iteration == 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile(Tile):
+    recorder: _Recorder
+    op: int
+    row_axis: Rows | None
+    col_axis: Rows | None
+    is_transposed: bool = False
+
+    def apply(self, op: str, *operands: Tile | float) -> Tile:
+        return self.recorder.elementwise(op, self, operands)
+
+    def reduce_rows(self, op: Literal["max", "sum"]) -> Tile:
+        return self.recorder.emit(f"row_{op}", self.row_axis, None, inputs=(self,))
+
+    def to(self, dtype: str) -> Tile:
+        return self.recorder.emit("cast", self.row_axis, self.col_axis, inputs=(self,), dtype=dtype)
+
+    @property
+    def T(self) -> Tile:  # noqa: N802
+        return _Tile(self.recorder, self.op, self.col_axis, self.row_axis, not self.is_transposed)
+
+
+class _Recorder(Block):
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.ops: list[Op] = []
+        self.loops: list[Loop] = []
+        self.path: tuple[int, ...] = ()
+        self.passes: tuple[int, ...] = ()
+        self.numbers: dict[tuple[tuple[int, ...], int], int] = {}
+        self.begun = [0]  # loops begun in the current pass, for each loop around
+        self.own: dict[str, Rows] = {}
+        self.whole: dict[str, Rows] = {}
+
+    def rows(self, axis: str) -> Rows:
+        if axis not in self.kernel.grid:
+            raise ProgramError(f"{axis!r} is no grid axis of kernel {self.kernel.name}")
+        return self.own.setdefault(axis, Rows(axis, self.kernel.tile(axis), "own"))
+
+    def all(self, axis: str) -> Rows:
+        return self.whole.setdefault(axis, Rows(axis, self.kernel.lengths[axis], "all"))
+
+    def loop(self, axis: str, seen_from: Rows | None = None) -> Iterator[Rows]:
+        # The second pass of an outer loop meets its inner loops again, in the same order.
+        key = (self.path, self.begun[-1])
+        self.begun[-1] += 1
+        number = self.numbers.setdefault(key, len(self.loops))
+        if number == len(self.loops):
+            self.loops.append(Loop(number, axis, seen_from, self.path))
+        outer = self.path, self.passes
+        for turn in (0, 1):
+            self.path, self.passes = (*outer[0], number), (*outer[1], turn)
+            self.begun.append(0)
+            yield Rows(axis, self.kernel.tile(axis), number)
+            self.begun.pop()
+        self.path, self.passes = outer
+
+    def emit(
+        self,
+        kind: str,
+        down: Rows | None,
+        across: Rows | None,
+        *,
+        inputs: tuple[Tile, ...] = (),
+        **fields: object,
+    ) -> _Tile:
+        taken = [self._use(tile) for tile in inputs]
+        op = Op(
+            index=len(self.ops),
+            kind=kind,
+            inputs=tuple(tile.op for tile in taken),
+            transposed=tuple(tile.is_transposed for tile in taken),
+            shape=(_extent(down), _extent(across)),
+            axes=(_axis(down), _axis(across)),
+            path=self.path,
+            iteration=max(self.passes, default=0),
+            **fields,  # type: ignore[arg-type]
+        )
+        self.ops.append(op)
+        return _Tile(self, op.index, down, across)
+
+    def _use(self, tile: Tile) -> _Tile:
+        assert isinstance(tile, _Tile)
+        op = self.ops[tile.op]
+        if op.kind == "load" and op.used_in is None:
+            op.used_in = self.path
+        return tile
+
+    def elementwise(self, kind: str, tile: _Tile, others: tuple[Tile | float, ...]) -> _Tile:
+        tiles = (tile, *(other for other in others if isinstance(other, _Tile)))
+        # The widest operand gives the shape: a row vector is broadcast over columns.
+        wide = next((t for t in tiles if t.col_axis is not None), tile)
+        return self.emit(
+            kind,
+            wide.row_axis,
+            wide.col_axis,
+            inputs=tiles,
+            constants=sum(not isinstance(other, Tile) for other in others),
+        )
+
+    def load(self, tensor: str, *rows: Rows) -> Tile:
+        bound = self._bind(tensor, rows)
+        sides = [bound[axis] for axis in self.kernel.tensor(tensor).axes if axis in bound]
+        cols = sides[1] if len(sides) > 1 else None
+        dtype = self.kernel.tensor(tensor).dtype
+        return self.emit("load", sides[0], cols, name=tensor, rows=bound, dtype=dtype)
+
+    def store(self, tensor: str, tile: Tile, *rows: Rows) -> None:
+        bound = self._bind(tensor, rows)
+        declared = self.kernel.tensor(tensor).dtype
+        given = self.ops[tile.op].dtype if isinstance(tile, _Tile) else ""
+        if given != declared:
+            raise ProgramError(f"{tensor} is declared {declared} and a {given} tile is stored")
+        sides = [bound[axis] for axis in self.kernel.tensor(tensor).axes if axis in bound]
+        cols = sides[1] if len(sides) > 1 else None
+        self.emit("store", sides[0], cols, inputs=(tile,), name=tensor, rows=bound, dtype=declared)
+
+    def _bind(self, name: str, rows: tuple[Rows, ...]) -> dict[str, Rows]:
+        """The range of each axis of a tensor that the block's coordinates do not give."""
+        given = {r.axis: r for r in rows}
+        axes = self.kernel.tensor(name).axes
+        for axis in given:
+            if axis not in axes:
+                raise ProgramError(f"tensor {name} has no axis {axis!r}, only {', '.join(axes)}")
+        return {
+            axis: given[axis] if axis in given else self.all(axis)
+            for axis in axes
+            if axis not in ("batch", "head", "kv_head")
+        }
+
+    def full(self, value: float, rows: Rows, cols: Rows | None = None) -> Tile:
+        return self.emit("full", rows, cols)
+
+    def matmul(self, a: Tile, b: Tile, acc: Tile | None = None, *, name: str) -> Tile:
+        assert isinstance(a, _Tile)
+        assert isinstance(b, _Tile)
+        if a.col_axis is None or b.row_axis is None or a.col_axis.axis != b.row_axis.axis:
+            raise ProgramError(f"matmul {name} contracts {a.col_axis} with {b.row_axis}")
+        inputs: tuple[Tile, ...] = (a, b) if acc is None else (a, b, acc)
+        return self.emit(
+            "matmul",
+            a.row_axis,
+            b.col_axis,
+            inputs=inputs,
+            name=name,
+            contraction=a.col_axis.tile,
+            contracted_axis=a.col_axis.axis,
+        )
+
+    def mask(self, scores: Tile) -> Tile:
+        assert isinstance(scores, _Tile)
+        return self.emit("mask", scores.row_axis, scores.col_axis, inputs=(scores,))
+
+
+def _extent(side: Rows | None) -> int:
+    return 1 if side is None else side.tile
+
+
+def _axis(side: Rows | None) -> str:
+    return "" if side is None else side.axis
+
+
+def record(kernel: Kernel) -> Record:
+    """Records what one block of `kernel` does.
+
+    Raises:
+        ProgramError: the program breaks a rule: an undeclared tensor, a dtype mismatch, a
+            tile loaded and never used, a branch on rows or values.
+    """
+    recorder = _Recorder(kernel)
+    kernel.program(recorder, kernel.problem)
+    for op in recorder.ops:
+        if op.kind == "load" and op.used_in is None:
+            raise ProgramError(f"kernel {kernel.name} loads a tile of {op.name} and never uses it")
+    return Record(kernel, tuple(recorder.ops), tuple(recorder.loops))
+
+
+cached_record = lru_cache(maxsize=256)(record)
