@@ -15,6 +15,8 @@ L2State = Literal["warm", "cold"]
 RunLength = Literal["short", "sustained"]
 
 DTYPE_BYTES: dict[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
+# The tensor-core rate that multiplies a dtype; FP32 inputs are rounded to TF32 on the way.
+TENSOR_DTYPE: dict[str, str] = {"fp32": "tf32", "bf16": "bf16", "fp16": "fp16", "fp8": "fp8"}
 
 
 class ProblemError(ValueError):
@@ -31,7 +33,7 @@ class Attention:
 
     Raises:
         ProblemError: a length that is not positive, heads that kv_heads does not divide,
-            an unknown dtype or direction, or a dropout outside [0, 1).
+            an unknown dtype or direction.
     """
 
     batch: int

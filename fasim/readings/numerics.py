@@ -108,7 +108,7 @@ class _NumpyBlock(Block):
         return self._range(axis, "own", self.coordinates[axis] * tile, tile)
 
     def all(self, axis: str) -> Rows:
-        return self._range(axis, "all", 0, self.kernel.lengths[axis])
+        return self._range(axis, "all", 0, self.kernel.padded(axis))
 
     def loop(self, axis: str, seen_from: Rows | None = None) -> Iterator[Rows]:
         tile = self.kernel.tile(axis)

@@ -1,8 +1,13 @@
-"""What the kernels of a chain share."""
+"""What the kernels of a chain share: the axes of attention, and those of its tensors."""
 
 from __future__ import annotations
 
 from fasim.problem import Attention
+
+QUERY = ("batch", "head", "q", "d")  # Q and O
+KEY = ("batch", "kv_head", "k", "d")  # K and V
+SCORES = ("batch", "head", "q", "k")  # S and P
+ROWS = ("batch", "head", "q")  # one value a query: LSE, row_max, row_sum
 
 
 def axes_of(problem: Attention) -> dict[str, int]:

@@ -7,7 +7,7 @@ again and writes them back normalised.
 from __future__ import annotations
 
 from fasim.problem import Attention
-from fasim.schedules.chain import axes_of
+from fasim.schedules.chain import KEY, QUERY, ROWS, axes_of
 from fasim.schedules.language import LOG2_E, Block, Kernel, Tensor
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.tiling import Tiling
@@ -46,7 +46,6 @@ def flash1_forward(block: Block, problem: Attention) -> None:
 def kernels(problem: Attention, tiling: Tiling, mapping: Mapping) -> tuple[Kernel, ...]:
     """The chain: one kernel, parallel over batch and heads only."""
     dtype = problem.dtype
-    rows = ("batch", "head", "q")
     return (
         Kernel(
             name="flash1_forward",
@@ -56,12 +55,12 @@ def kernels(problem: Attention, tiling: Tiling, mapping: Mapping) -> tuple[Kerne
             lengths=axes_of(problem),
             tiles={"q": tiling.tile_m, "k": tiling.tile_n},
             tensors=(
-                Tensor("Q", (*rows, "d"), dtype),
-                Tensor("K", ("batch", "kv_head", "k", "d"), dtype),
-                Tensor("V", ("batch", "kv_head", "k", "d"), dtype),
-                Tensor("O", (*rows, "d"), dtype),
-                Tensor("row_max", rows, "fp32"),
-                Tensor("row_sum", rows, "fp32"),
+                Tensor("Q", QUERY, dtype),
+                Tensor("K", KEY, dtype),
+                Tensor("V", KEY, dtype),
+                Tensor("O", QUERY, dtype),
+                Tensor("row_max", ROWS, "fp32"),
+                Tensor("row_sum", ROWS, "fp32"),
             ),
             mapping=mapping,
         ),

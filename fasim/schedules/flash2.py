@@ -7,7 +7,7 @@ are skipped and only those on the diagonal are masked.
 from __future__ import annotations
 
 from fasim.problem import Attention
-from fasim.schedules.chain import axes_of
+from fasim.schedules.chain import KEY, QUERY, ROWS, axes_of
 from fasim.schedules.language import Block, Kernel, Tensor
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.online_softmax import OnlineSoftmax
@@ -29,8 +29,14 @@ def flash2_forward(block: Block, problem: Attention) -> None:
     block.store("LSE", softmax.lse(), m_rows)
 
 
-def kernels(problem: Attention, tiling: Tiling, mapping: Mapping) -> tuple[Kernel, ...]:
-    """The chain: one kernel. x runs over row tiles, then batch, then heads."""
+def kernels(
+    problem: Attention, tiling: Tiling, mapping: Mapping, head_dim: int = 0
+) -> tuple[Kernel, ...]:
+    """The chain: one kernel. x runs over row tiles, then batch, then heads.
+
+    Args:
+        head_dim: of the compiled kernel, if it pads the problem's.
+    """
     dtype = problem.dtype
     return (
         Kernel(
@@ -39,13 +45,17 @@ def kernels(problem: Attention, tiling: Tiling, mapping: Mapping) -> tuple[Kerne
             problem=problem,
             grid=("q", "batch", "head"),
             lengths=axes_of(problem),
-            tiles={"q": tiling.tile_m, "k": tiling.tile_n},
+            tiles={
+                "q": tiling.tile_m,
+                "k": tiling.tile_n,
+                "d": max(head_dim, problem.head_dim),
+            },
             tensors=(
-                Tensor("Q", ("batch", "head", "q", "d"), dtype),
-                Tensor("K", ("batch", "kv_head", "k", "d"), dtype),
-                Tensor("V", ("batch", "kv_head", "k", "d"), dtype),
-                Tensor("O", ("batch", "head", "q", "d"), dtype),
-                Tensor("LSE", ("batch", "head", "q"), "fp32"),
+                Tensor("Q", QUERY, dtype),
+                Tensor("K", KEY, dtype),
+                Tensor("V", KEY, dtype),
+                Tensor("O", QUERY, dtype),
+                Tensor("LSE", ROWS, "fp32"),
             ),
             mapping=mapping,
             descending=frozenset({"k"}) if tiling.descending else frozenset(),

@@ -93,6 +93,10 @@ class Kernel:
             return 1
         return self.tiles.get(axis, self.lengths[axis])
 
+    def padded(self, axis: str) -> int:
+        """Rows of a whole axis as the kernel computes it: a narrow tile is padded to its size."""
+        return max(self.lengths[axis], self.tile(axis))
+
     def tile_count(self, axis: str) -> int:
         return -(-self.lengths[axis] // self.tile(axis))
 

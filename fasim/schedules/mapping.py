@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 MatrixUnit = Literal["mma.sync", "wgmma", "none"]
@@ -27,6 +27,7 @@ class Mapping:
         registers_per_thread: as compiled, where a source gives it; otherwise estimated.
         instructions_per_element: for streaming kernels whose compiled length is known:
             issued instructions per element; the program's own count otherwise.
+        warp_grid: rows × columns of warps over a tile of a product; all over rows if not given.
         block_order: `grid` (blockIdx order) or `reversed` (heaviest causal blocks first).
         source: where the facts come from.
     """
@@ -39,6 +40,7 @@ class Mapping:
     operands_in_registers: tuple[str, ...] = ()
     registers_per_thread: int | None = None
     instructions_per_element: float | None = None
+    warp_grid: tuple[int, int] | None = None
     block_order: Literal["grid", "reversed"] = "grid"
     source: str = ""
 
@@ -46,6 +48,15 @@ class Mapping:
     def threads(self) -> int:
         return 32 * self.warps
 
+    def warp_tile(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of a tile that one warp works on; 16 rows at least."""
+        down, across = self.warp_grid or (self.warps, 1)
+        return max(min(16, shape[0]), shape[0] // down), max(1, shape[1] // across)
+
     def buffer_count(self, tensor: str) -> int:
         """Shared-memory buffers of a tensor; 0 if it does not pass through shared memory."""
         return dict(self.buffers).get(tensor, 0)
+
+    def with_buffers(self, buffers: tuple[tuple[str, int], ...]) -> Mapping:
+        """The same mapping with other shared-memory buffers."""
+        return replace(self, buffers=buffers)

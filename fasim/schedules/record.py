@@ -118,7 +118,7 @@ class _Recorder(Block):
         return self.own.setdefault(axis, Rows(axis, self.kernel.tile(axis), "own"))
 
     def all(self, axis: str) -> Rows:
-        return self.whole.setdefault(axis, Rows(axis, self.kernel.lengths[axis], "all"))
+        return self.whole.setdefault(axis, Rows(axis, self.kernel.padded(axis), "all"))
 
     def loop(self, axis: str, seen_from: Rows | None = None) -> Iterator[Rows]:
         # The second pass of an outer loop meets its inner loops again, in the same order.

@@ -2,96 +2,132 @@
 
 Eight matrix accesses: read Q, K, write S; read S, write P; read P, V, write O. The mask is
 applied inside the softmax, so a causal problem still moves and multiplies all of N².
+
+The kernels take the names of their tensors, so that a real chain can put others between.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from fasim.problem import Attention
-from fasim.schedules.chain import axes_of
+from fasim.schedules.chain import KEY, QUERY, SCORES, axes_of
 from fasim.schedules.language import LOG2_E, Block, Kernel, Tensor
 from fasim.schedules.mapping import Mapping
 
-# Elements of a GEMM's contracted side per main-loop step.
-K_STEP = 32
+
+@dataclass(frozen=True, slots=True)
+class Gemm:
+    """How the two matrix products are tiled.
+
+    Attributes:
+        tile_m, tile_n: rows and columns of the result a block computes.
+        k_step: elements of the contracted side a main-loop step takes.
+        stages: shared-memory buffers of each operand.
+    """
+
+    tile_m: int
+    tile_n: int
+    k_step: int
+    stages: int
+    mapping: Mapping
+
+    def mapped(self, left: str, right: str) -> Mapping:
+        """The mapping with this many stages of its two operands."""
+        return self.mapping.with_buffers(((left, self.stages), (right, self.stages)))
 
 
-def query_key(block: Block, problem: Attention) -> None:
-    """read Q, K; write S. The scale is applied in the epilogue."""
-    m_rows, n_rows = block.rows("q"), block.rows("k")
-    acc_s = block.full(0.0, m_rows, n_rows)
-    for d_rows in block.loop("d"):
-        q, k = block.load("Q", m_rows, d_rows), block.load("K", n_rows, d_rows)
-        acc_s = block.matmul(q, k.T, acc=acc_s, name="S")
-    block.store("S", (acc_s * problem.scale).to(problem.dtype), m_rows, n_rows)
+def query_key_kernel(problem: Attention, gemm: Gemm, q: str = "Q", k: str = "K") -> Kernel:
+    """S = QKᵀ·scale; the scale is applied in the epilogue."""
+
+    def query_key(block: Block, problem: Attention) -> None:
+        m_rows, n_rows = block.rows("q"), block.rows("k")
+        acc_s = block.full(0.0, m_rows, n_rows)
+        for d_rows in block.loop("d"):
+            q_tile, k_tile = block.load(q, m_rows, d_rows), block.load(k, n_rows, d_rows)
+            acc_s = block.matmul(q_tile, k_tile.T, acc=acc_s, name="S")
+        block.store("S", (acc_s * problem.scale).to(problem.dtype), m_rows, n_rows)
+
+    return Kernel(
+        name="query_key",
+        program=query_key,
+        problem=problem,
+        grid=("q", "k", "head", "batch"),
+        lengths=axes_of(problem),
+        tiles={"q": gemm.tile_m, "k": gemm.tile_n, "d": gemm.k_step},
+        tensors=(
+            Tensor(q, QUERY, problem.dtype),
+            Tensor(k, KEY, problem.dtype),
+            Tensor("S", SCORES, problem.dtype),
+        ),
+        mapping=gemm.mapped(q, k),
+    )
 
 
-def softmax(block: Block, problem: Attention) -> None:
-    """read S; write P. Whole rows; a row that sees nothing gives zeros."""
-    m_rows = block.rows("q")
-    s = block.mask(block.load("S", m_rows).to("fp32"))
-    row_max = s.row_max().finite() * LOG2_E
-    p = (s * LOG2_E - row_max).exp2()
-    block.store("P", (p * p.row_sum().inverse()).to(problem.dtype), m_rows)
+def softmax_kernel(
+    problem: Attention, mapping: Mapping, rows_per_block: int, s: str = "S", masks: bool = True
+) -> Kernel:
+    """P = softmax(S) over whole rows; a row that sees nothing gives zeros."""
+
+    def softmax(block: Block, problem: Attention) -> None:
+        m_rows = block.rows("q")
+        scores = block.load(s, m_rows).to("fp32")
+        scores = block.mask(scores) if masks else scores
+        row_max = scores.row_max().finite() * LOG2_E
+        p = (scores * LOG2_E - row_max).exp2()
+        block.store("P", (p * p.row_sum().inverse()).to(problem.dtype), m_rows)
+
+    return Kernel(
+        name="softmax",
+        program=softmax,
+        problem=problem,
+        grid=("q", "head", "batch"),
+        lengths=axes_of(problem),
+        tiles={"q": rows_per_block},
+        tensors=(Tensor(s, SCORES, problem.dtype), Tensor("P", SCORES, problem.dtype)),
+        mapping=mapping,
+    )
 
 
-def probability_value(block: Block, problem: Attention) -> None:
-    """read P, V; write O."""
-    m_rows, d_rows = block.rows("q"), block.rows("d")
-    acc_o = block.full(0.0, m_rows, d_rows)
-    for n_rows in block.loop("k"):
-        p, v = block.load("P", m_rows, n_rows), block.load("V", n_rows, d_rows)
-        acc_o = block.matmul(p, v, acc=acc_o, name="O")
-    block.store("O", acc_o.to(problem.dtype), m_rows, d_rows)
+def probability_value_kernel(
+    problem: Attention, gemm: Gemm, v: str = "V", o: str = "O"
+) -> Kernel:
+    """O = PV; a head narrower than a tile takes a tile of its own width."""
+
+    def probability_value(block: Block, problem: Attention) -> None:
+        m_rows, d_rows = block.rows("q"), block.rows("d")
+        acc_o = block.full(0.0, m_rows, d_rows)
+        for n_rows in block.loop("k"):
+            p, v_tile = block.load("P", m_rows, n_rows), block.load(v, n_rows, d_rows)
+            acc_o = block.matmul(p, v_tile, acc=acc_o, name="O")
+        block.store(o, acc_o.to(problem.dtype), m_rows, d_rows)
+
+    return Kernel(
+        name="probability_value",
+        program=probability_value,
+        problem=problem,
+        grid=("q", "d", "head", "batch"),
+        lengths=axes_of(problem),
+        tiles={
+            "q": gemm.tile_m,
+            "k": gemm.k_step,
+            "d": min(gemm.tile_n, -(-problem.head_dim // 32) * 32),
+        },
+        tensors=(
+            Tensor("P", SCORES, problem.dtype),
+            Tensor(v, KEY, problem.dtype),
+            Tensor(o, QUERY, problem.dtype),
+        ),
+        mapping=gemm.mapped("P", v),
+    )
 
 
 def kernels(
-    problem: Attention,
-    tile_m: int,
-    tile_n: int,
-    gemm: Mapping,
-    rows: Mapping,
-    *,
-    rows_per_block: int,
-    k_step: int = K_STEP,
+    problem: Attention, gemm: Gemm, rows: Mapping, rows_per_block: int
 ) -> tuple[Kernel, ...]:
-    """The chain: QKᵀ, softmax, PV. GEMM tiles are tile_m × tile_n of the result."""
-    dtype, lengths = problem.dtype, axes_of(problem)
-    scores = ("batch", "head", "q", "k")
-    q_tensor = Tensor("Q", ("batch", "head", "q", "d"), dtype)
-    k_tensor = Tensor("K", ("batch", "kv_head", "k", "d"), dtype)
-    v_tensor = Tensor("V", ("batch", "kv_head", "k", "d"), dtype)
-    o_tensor = Tensor("O", ("batch", "head", "q", "d"), dtype)
-    s_tensor, p_tensor = Tensor("S", scores, dtype), Tensor("P", scores, dtype)
-    tile_d = min(tile_n, -(-problem.head_dim // 32) * 32)
+    """The textbook chain: QKᵀ, softmax, PV."""
     return (
-        Kernel(
-            name="query_key",
-            program=query_key,
-            problem=problem,
-            grid=("q", "k", "head", "batch"),
-            lengths=lengths,
-            tiles={"q": tile_m, "k": tile_n, "d": k_step},
-            tensors=(q_tensor, k_tensor, s_tensor),
-            mapping=gemm,
-        ),
-        Kernel(
-            name="softmax",
-            program=softmax,
-            problem=problem,
-            grid=("q", "head", "batch"),
-            lengths=lengths,
-            tiles={"q": rows_per_block},
-            tensors=(s_tensor, p_tensor),
-            mapping=rows,
-        ),
-        Kernel(
-            name="probability_value",
-            program=probability_value,
-            problem=problem,
-            grid=("q", "d", "head", "batch"),
-            lengths=lengths,
-            tiles={"q": tile_m, "k": k_step, "d": tile_d},
-            tensors=(p_tensor, v_tensor, o_tensor),
-            mapping=gemm,
-        ),
+        query_key_kernel(problem, gemm),
+        softmax_kernel(problem, rows, rows_per_block),
+        probability_value_kernel(problem, gemm),
     )

@@ -1,0 +1,1 @@
+"""Named real kernel families: tiling and mapping tables as data, each with its source."""

@@ -1,0 +1,61 @@
+"""The `flash-attn-2` package: its forward tiles and mapping.
+
+Source: Dao-AILab/flash-attention, csrc/flash_attn/src/flash_fwd_launch_template.h; the table
+did not change from v2.0.0 to v2.8.3 for the head dimensions listed.
+"""
+
+from __future__ import annotations
+
+from fasim.schedules.mapping import Mapping
+
+SOURCE = "Dao-AILab/flash-attention v2.8.3, flash_fwd_launch_template.h"
+HEAD_DIMS = (32, 64, 96, 128, 192, 256)
+DTYPES = ("fp16", "bf16")
+
+# (tile_m, tile_n, warps) without dropout. sm_80 and sm_90 run the same code; sm_86 and sm_89
+# have less shared memory and a table of their own.
+_LARGE = {
+    32: (128, 128, 4),
+    64: (128, 128, 4),
+    96: (128, 64, 4),
+    128: (128, 64, 4),
+    192: (128, 64, 8),
+    256: (64, 64, 4),
+}
+_SMALL_CAUSAL = {96: (64, 64, 4), 128: (64, 64, 4)}
+_SMALL = {128: (128, 32, 4)}
+_A100 = {256: (128, 64, 8)}
+
+
+def kernel_head_dim(head_dim: int) -> int | None:
+    """The compiled head dimension that runs `head_dim`; None if it is too large."""
+    return next((d for d in HEAD_DIMS if head_dim <= d), None)
+
+
+def tile_of(architecture: str, head_dim: int, causal: bool) -> tuple[int, int, int]:
+    """(tile_m, tile_n, warps) for a compiled head dimension."""
+    table = dict(_LARGE)
+    if architecture in ("sm_86", "sm_89"):
+        table |= _SMALL
+        if causal:
+            table |= _SMALL_CAUSAL
+    elif architecture == "sm_80":
+        table |= _A100
+    return table[head_dim]
+
+
+def mapping(warps: int) -> Mapping:
+    """Four or eight warps, one buffer each for Q, K and V, no deeper pipeline.
+
+    Per step: wait for K, barrier, issue V; S = QKᵀ; wait for V, barrier, issue the next K;
+    softmax; O += PV with P in registers.
+    """
+    return Mapping(
+        warps=warps,
+        matrix_unit="mma.sync",
+        copy_unit="cp.async",
+        buffers=(("Q", 1), ("K", 1), ("V", 1)),
+        wait_before=(("K", "S"), ("V", "row_max")),
+        operands_in_registers=("O",),
+        source=SOURCE,
+    )

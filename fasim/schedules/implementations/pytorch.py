@@ -1,0 +1,112 @@
+"""Eager PyTorch: the standard chain as `baddbmm`, `softmax`, `bmm` run it, forward.
+
+The baseline of the FlashAttention-2 and -3 benchmarks (`attention_pytorch`): q, k and v are
+copied to [batch·heads, seqlen, head_dim], the scale is folded into the first product, a causal
+mask is added by a kernel of its own, O is copied back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fasim.problem import Attention
+from fasim.schedules.chain import KEY, QUERY, SCORES, axes_of
+from fasim.schedules.language import Block, Kernel, Tensor
+from fasim.schedules.mapping import Mapping
+from fasim.schedules.standard import (
+    Gemm,
+    probability_value_kernel,
+    query_key_kernel,
+    softmax_kernel,
+)
+
+SOURCE = "Dao-AILab/flash-attention benchmarks/benchmark_flash_attention.py (attention_pytorch)"
+
+# Issued instructions an element, of PyTorch's compiled streaming kernels: softmax up to and
+# over 1024 columns, a broadcast mask added, a strided copy.
+SOFTMAX_SHORT, SOFTMAX_LONG, MASK_ADD, STRIDED_COPY = 25.0, 48.0, 60.0, 30.0
+SHORT_ROW = 1024  # columns up to which a row is one warp's (softmax_warp_forward)
+ROWS_PER_COPY_BLOCK = 16
+
+
+def streaming(instructions: float, warps: int) -> Mapping:
+    """A kernel that loads, computes and stores, and keeps nothing in shared memory."""
+    return Mapping(
+        warps=warps,
+        matrix_unit="none",
+        copy_unit="registers",
+        instructions_per_element=instructions,
+        source=SOURCE,
+    )
+
+
+def softmax_rows(seqlen_k: int) -> tuple[Mapping, int]:
+    """The softmax kernel for a row length: its mapping and the rows of a block."""
+    if seqlen_k <= SHORT_ROW:
+        return streaming(SOFTMAX_SHORT, warps=4), 4  # softmax_warp_forward: a row a warp
+    return streaming(SOFTMAX_LONG, warps=8), 1  # cunn_SoftMaxForward: a row a block
+
+
+def _copy_program(source: str, target: str, axis: str) -> Callable[[Block, Attention], None]:
+    def copy(block: Block, problem: Attention) -> None:
+        rows = block.rows(axis)
+        block.store(target, block.load(source, rows), rows)
+
+    return copy
+
+
+def copy_kernel(problem: Attention, source: str, target: str, axes: tuple[str, ...]) -> Kernel:
+    """read one tensor; write it again, laid out for a batched GEMM."""
+    axis = axes[2]
+    return Kernel(
+        name=f"copy_{source}",
+        program=_copy_program(source, target, axis),
+        problem=problem,
+        grid=(axis, axes[1], "batch"),
+        lengths=axes_of(problem),
+        tiles={axis: ROWS_PER_COPY_BLOCK},
+        tensors=(Tensor(source, axes, problem.dtype), Tensor(target, axes, problem.dtype)),
+        mapping=streaming(STRIDED_COPY, warps=4),
+    )
+
+
+def _add_mask(block: Block, problem: Attention) -> None:
+    m_rows = block.rows("q")
+    s, mask = block.load("S", m_rows), block.load("mask", m_rows)
+    block.store("S_masked", (s.to("fp32") + mask.to("fp32")).to(problem.dtype), m_rows)
+
+
+def add_mask_kernel(problem: Attention) -> Kernel:
+    """read S, mask; write S_masked. One additive mask [seqlen_q, seqlen_k] for all heads."""
+    dtype = problem.dtype
+    return Kernel(
+        name="add_mask",
+        program=_add_mask,
+        problem=problem,
+        grid=("q", "head", "batch"),
+        lengths=axes_of(problem),
+        tiles={"q": 1},
+        tensors=(
+            Tensor("S", SCORES, dtype),
+            Tensor("mask", ("q", "k"), dtype),
+            Tensor("S_masked", SCORES, dtype),
+        ),
+        mapping=streaming(MASK_ADD, warps=4),
+    )
+
+
+def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
+    """The chain: copies, QKᵀ, [mask], softmax, PV, copy."""
+    mapping, rows_per_block = softmax_rows(problem.seqlen_k)
+    masked = (add_mask_kernel(problem),) if problem.causal else ()
+    scores = "S_masked" if problem.causal else "S"
+    return (
+        copy_kernel(problem, "Q", "Q_copy", QUERY),
+        copy_kernel(problem, "K", "K_copy", KEY),
+        copy_kernel(problem, "V", "V_copy", KEY),
+        query_key_kernel(problem, gemm, "Q_copy", "K_copy"),
+        *masked,
+        softmax_kernel(problem, mapping, rows_per_block, scores, masks=False),
+        probability_value_kernel(problem, gemm, "V_copy", "O_copy"),
+        copy_kernel(problem, "O_copy", "O", QUERY),
+    )

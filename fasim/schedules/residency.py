@@ -1,0 +1,87 @@
+"""What a block of a kernel occupies on an SM: shared memory, registers, threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fasim.schedules.record import Record
+
+if TYPE_CHECKING:
+    from fasim.hardware import Gpu
+
+# Registers of a tensor-core kernel besides its accumulators: fragments of both operands,
+# addresses, loop state. The compiled FlashAttention-2 kernels show 88 ± 8 (binaries of nine
+# tiles: registers minus accumulators, where the sum stays under the limit of 255).
+TENSOR_KERNEL_REGISTERS = 88
+# A streaming kernel: addresses and loop state besides the elements it holds.
+STREAMING_KERNEL_REGISTERS = 24
+REGISTER_ALLOCATION = 8  # registers a thread are allotted in eights (CUDA occupancy rules)
+MAX_REGISTERS = 255
+
+
+@dataclass(frozen=True, slots=True)
+class BlockUse:
+    """What one block asks of an SM.
+
+    Attributes:
+        shared_memory_bytes: buffers × full tiles, over the tensors that pass through it.
+        registers_per_thread: as compiled or estimated, at most 255.
+        spilled_registers: of the estimate, those over 255: they live in local memory.
+    """
+
+    threads: int
+    shared_memory_bytes: int
+    registers_per_thread: int
+    spilled_registers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Residency:
+    """How many blocks an SM holds, and what stops it from holding one more."""
+
+    blocks_per_sm: int
+    limiter: str
+
+
+def block_use(record: Record) -> BlockUse:
+    """What a block of the recorded kernel occupies."""
+    kernel, mapping = record.kernel, record.kernel.mapping
+    shared = 0
+    for tensor in kernel.tensors:
+        buffers = mapping.buffer_count(tensor.name)
+        if buffers:
+            tile = max(op.elements for op in record.once() if op.name == tensor.name)
+            shared += buffers * tile * tensor.element_bytes
+    registers = mapping.registers_per_thread or _estimate_registers(record)
+    allotted = -(-min(registers, MAX_REGISTERS) // REGISTER_ALLOCATION) * REGISTER_ALLOCATION
+    return BlockUse(
+        threads=mapping.threads,
+        shared_memory_bytes=shared,
+        registers_per_thread=min(allotted, MAX_REGISTERS + 1),
+        spilled_registers=max(0, registers - MAX_REGISTERS),
+    )
+
+
+def _estimate_registers(record: Record) -> int:
+    threads = record.kernel.mapping.threads
+    matmuls = {op.name: op for op in record.once() if op.kind == "matmul"}
+    if matmuls:
+        accumulators = sum(op.elements for op in matmuls.values())
+        return TENSOR_KERNEL_REGISTERS + -(-accumulators // threads)
+    widest = max(op.elements for op in record.once())
+    return STREAMING_KERNEL_REGISTERS + -(-widest // threads)
+
+
+def residency(use: BlockUse, gpu: Gpu) -> Residency:
+    """Blocks an SM can hold: the least of shared memory, registers, warps and block slots."""
+    warps = -(-use.threads // 32)
+    per_block = use.shared_memory_bytes + gpu.shared_memory.reserved_block_bytes
+    limits = {
+        "shared memory": gpu.shared_memory.capacity_bytes // per_block,
+        "registers": gpu.sm.registers // (use.registers_per_thread * use.threads),
+        "warps": gpu.sm.max_warps // warps,
+        "block slots": gpu.sm.max_blocks,
+    }
+    limiter = min(limits, key=lambda name: limits[name])
+    return Residency(limits[limiter], limiter)
