@@ -18,7 +18,9 @@ Cycles are whole numbers, so nothing drifts and equal arguments give equal runs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 from typing import Literal, get_args
 
@@ -96,7 +98,8 @@ def simulate(
     width = len(of_role)
     barriers = _barriers(block, width)
     participants = [barrier.participants for barrier in barriers]
-    compiled = [_compile(role, barriers, queue_cycles) for role in block]
+    names = tuple(barrier.name for barrier in barriers)
+    compiled = [_compile(role, names, queue_cycles) for role in block]
     programs = [compiled[n] for n in of_role] * residents
     warps = range(len(programs))
 
@@ -122,37 +125,44 @@ def simulate(
     gates = [item[1] for item in items]
     ready = [0] * len(programs)
     visible = [0] * len(programs)
-    earliest = [0] * len(programs)
     causes = [""] * len(programs)
     results = [[0] * _reach(program) for program in programs]
     issues: list[list[Issue]] = [[] for _ in programs]
     finish = [0] * len(programs)
 
     last = 0
+    alone = [(warp,) for warp in warps]
     completions: list[int] = []
     target = iterations * len(programs)
     end = _NEVER
     while True:
-        soonest = _NEVER
-        for warp in warps:
-            cycle = visible[warp]
-            if accepts[gates[warp]] > cycle:
-                cycle = accepts[gates[warp]]
-            earliest[warp] = cycle
-            if cycle < soonest:
-                soonest = cycle
-        if soonest >= end:
-            break
-        if soonest > now:
-            slots >>= soonest - now
-            now = soonest
+        # The next free slot goes to the first warp that can issue then; if none can, the next
+        # that can decides the cycle.
         if slots & 1:
             taken = (~slots & (slots + 1)).bit_length() - 1
             slots >>= taken
             now += taken
+        if now >= end:
+            break
+        soonest = _NEVER
         for warp in orders[last]:
-            if earliest[warp] <= now:
+            cycle = visible[warp]
+            if accepts[gates[warp]] > cycle:
+                cycle = accepts[gates[warp]]
+            if cycle <= now:
                 break
+            if cycle < soonest:
+                soonest = cycle
+                first = warp
+        else:
+            if soonest >= end:
+                break
+            slots >>= soonest - now
+            now = soonest
+            if slots & 1:
+                continue
+            warp = first
+            cycle = soonest
         last = warp
 
         pipe, gate, cycles, latency, depth, count, tail, pattern, extent, _, barrier = items[warp]
@@ -169,30 +179,25 @@ def simulate(
         busy[pipe] = stop
         accepts[pipe] = stop - slack[pipe]
         results[warp].append(stop + latency)
-        issues[warp].append(
-            (ready[warp], visible[warp], earliest[warp], now, start, stop, causes[warp])
-        )
+        issues[warp].append((ready[warp], visible[warp], cycle, now, start, stop, causes[warp]))
         held += now + 1
         ready[warp] = held
         if stop > finish[warp]:
             finish[warp] = stop
 
-        if barrier is None:
-            freed = [warp]
-        else:
-            freed = []
+        freed: Sequence[int] = alone[warp]
+        if barrier is not None:
             here = warp // width * len(barriers) + barrier
-            if gate == _ALWAYS:
-                freed.append(warp)
-            else:
+            if gate != _ALWAYS:
                 waiting[here].append(warp)
                 visible[warp] = _NEVER
+                freed = ()
             arrivals[here] += 1
             if arrivals[here] == participants[barrier]:
                 release = max(held, now + barrier_cycles + random.randint(0, jitter_cycles))
                 for waiter in waiting[here]:
                     ready[waiter] = release
-                freed += waiting[here]
+                freed = (*freed, *waiting[here])
                 waiting[here] = []
                 arrivals[here] = 0
 
@@ -244,9 +249,9 @@ def _barriers(block: tuple[Stream, ...], width: int) -> list[Barrier]:
     return barriers
 
 
-def _compile(role: Stream, barriers: list[Barrier], queue_cycles: int) -> list[_Compiled]:
+@lru_cache(maxsize=256)
+def _compile(role: Stream, barriers: tuple[str, ...], queue_cycles: int) -> list[_Compiled]:
     """The items of a role as the tuples that the loop unpacks."""
-    names = [barrier.name for barrier in barriers]
     program: list[_Compiled] = []
     for index, item in enumerate(role.items):
         if item.asynchronous:
@@ -271,7 +276,7 @@ def _compile(role: Stream, barriers: list[Barrier], queue_cycles: int) -> list[_
                 sum(1 << offset for offset in offsets),
                 offsets[-1],
                 tuple(sorted(needs)),
-                names.index(item.barrier.name if item.barrier else "")
+                barriers.index(item.barrier.name if item.barrier else "")
                 if item.pipe == "barrier"
                 else None,
             )
