@@ -1,0 +1,198 @@
+"""The SM engine: how fast r resident blocks go round their loop, and what their cycles go to.
+
+How much softmax hides behind matmul is not assumed; it follows from who issues when. A loop is
+periodic after an iteration or two, so a few iterations give its rate. Which phase two blocks
+fall into hangs on details no model has, so runs with random delays at the barriers are averaged.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil
+from statistics import fmean
+from typing import NamedTuple
+
+from fasim.simulator.attribution import SERVICE_PIPES, charge_cycles
+from fasim.simulator.stream import Stream
+from fasim.simulator.warp_scheduler import Policy, Run, simulate
+
+_WARM_UP = 2  # iterations before the measured window
+_MEASURED = 4  # iterations in the window, at least
+_MEASURED_ISSUES = 256  # issues in the window, at least: a tiny stream takes more iterations
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How fast resident blocks go round their loop.
+
+    Attributes:
+        cycles: T(r), the steady cycles in which r resident blocks do one iteration each; the
+            mean over seeds.
+        spread: cycles between the fastest seed and the slowest.
+        charges: the cycles of a period by cause, the mean over blocks; they sum to `cycles`.
+        utilisation: the share of time, 0 … 1, in which each pipe is busy and, as "issue", the
+            share of issue slots taken.
+        seeds: runs averaged: one where nothing is random.
+        iterations: iterations in the measured window of a run.
+    """
+
+    cycles: float
+    spread: float
+    charges: dict[str, float]
+    utilisation: dict[str, float]
+    seeds: int
+    iterations: int
+
+
+class TraceEvent(NamedTuple):
+    """An item of one warp: how long it waited to issue, why, and when it was in service."""
+
+    block: int
+    warp: int
+    item: str
+    pipe: str
+    start: int
+    end: int
+    issued: int
+    waited: int
+    cause: str  # what released the warp; empty where it did not wait
+
+
+@lru_cache(maxsize=4096)
+def steady_rate(
+    block: tuple[Stream, ...],
+    residents: int,
+    *,
+    barrier_cycles: int,
+    jitter_cycles: int = 60,
+    queue_cycles: int = 128,
+    seeds: int = 3,
+    policy: Policy = "greedy-then-oldest",
+) -> Rate:
+    """T(residents) of a loop whose iteration is `block`, and what its cycles go to.
+
+    Cached by all arguments; the result is to be read only.
+
+    Args:
+        block: a stream for each role of the block.
+        residents: blocks resident on the SM.
+        barrier_cycles: from the last arrival at a barrier to its release.
+        jitter_cycles: the longest random delay of a release beyond that.
+        queue_cycles: the backlog of shared memory at which issue to it blocks.
+        seeds: runs, each with random delays of its own, to average.
+        policy: who issues among the warps that can. Greedy-then-oldest: the one that issued
+            last, else the first resident. Round-robin: the next after the one that issued last.
+
+    Raises:
+        ValueError: an argument out of range, or a barrier that is never released.
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds is {seeds}; one run or more is needed")
+    if not any(item.pipe == "barrier" for role in block for item in role.items):
+        seeds = 1  # nothing is random
+    demand = _demand(block, residents)
+    issues = residents * sum(len(role.items) * role.warps_per_scheduler for role in block)
+    iterations = max(_MEASURED, ceil(_MEASURED_ISSUES / max(issues, 1)))
+    windows = [
+        _measure(
+            simulate(
+                block,
+                residents,
+                _WARM_UP + iterations,
+                barrier_cycles=barrier_cycles,
+                jitter_cycles=jitter_cycles,
+                queue_cycles=queue_cycles,
+                seed=seed,
+                policy=policy,
+            ),
+            floor=max(demand.values(), default=0),
+        )
+        for seed in range(seeds)
+    ]
+    periods = [period for period, _ in windows]
+    cycles = fmean(periods)
+    causes = dict.fromkeys(cause for _, charges in windows for cause in charges)
+    return Rate(
+        cycles=cycles,
+        spread=max(periods) - min(periods),
+        charges={c: fmean(charges.get(c, 0.0) for _, charges in windows) for c in causes},
+        utilisation={pipe: busy / cycles for pipe, busy in demand.items()},
+        seeds=seeds,
+        iterations=iterations,
+    )
+
+
+def trace(
+    block: tuple[Stream, ...],
+    residents: int,
+    *,
+    barrier_cycles: int,
+    jitter_cycles: int = 60,
+    queue_cycles: int = 128,
+    seed: int = 0,
+    policy: Policy = "greedy-then-oldest",
+    iterations: int = 2,
+) -> list[TraceEvent]:
+    """The first iterations of the resident warps, issue by issue, in the order of issue.
+
+    Raises:
+        ValueError: as `steady_rate` does.
+    """
+    run = simulate(
+        block,
+        residents,
+        iterations,
+        barrier_cycles=barrier_cycles,
+        jitter_cycles=jitter_cycles,
+        queue_cycles=queue_cycles,
+        seed=seed,
+        policy=policy,
+    )
+    events = []
+    for warp, (role, issues) in enumerate(zip(run.roles, run.issues, strict=True)):
+        for number, issue in enumerate(issues[:-1]):
+            ready, visible, accepted, issued, start, end, cause = issue
+            item = role.items[number % len(role.items)]
+            if issued > accepted:
+                cause = "issue"
+            elif accepted > visible:
+                cause = item.pipe
+            place = divmod(warp, run.warps_per_block)
+            waited = issued - ready
+            events.append(
+                TraceEvent(*place, item.name, item.pipe, start, end, issued, waited, cause)
+            )
+    return sorted(events, key=lambda event: event.issued)
+
+
+def _demand(block: tuple[Stream, ...], residents: int) -> dict[str, int]:
+    """Cycles of each pipe, and issue slots, that an iteration of every resident block takes."""
+    demand: Counter[str] = Counter()
+    for role in block:
+        for item in role.items:
+            demand["issue"] += item.count * role.warps_per_scheduler * residents
+            if item.pipe in SERVICE_PIPES:
+                demand[item.pipe] += item.cycles * role.warps_per_scheduler * residents
+    return demand
+
+
+def _measure(run: Run, floor: int) -> tuple[float, dict[str, float]]:
+    """The period of a run after its warm-up, and the charges of a period and block.
+
+    The window cuts iterations of some warps in two and may so hold less work than it counts.
+    No steady period is shorter than `floor`, the cycles of the widest pipe.
+    """
+    warps, width = len(run.roles), run.warps_per_block
+    begin, end = run.completions[_WARM_UP * warps - 1], run.end
+    finished = sum(begin < completion <= end for completion in run.completions)
+    period = max((end - begin) * warps / finished, floor)
+    total: Counter[str] = Counter()
+    for first in range(0, warps, width):
+        members = range(first, first + width)
+        total.update(
+            charge_cycles([(run.roles[w].items, run.issues[w]) for w in members], begin, end)
+        )
+    share = period / ((end - begin) * (warps // width))
+    return period, {cause: cycles * share for cause, cycles in total.items()}
