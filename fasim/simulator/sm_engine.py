@@ -60,7 +60,6 @@ class TraceEvent(NamedTuple):
     cause: str  # what released the warp; empty where it did not wait
 
 
-@lru_cache(maxsize=4096)
 def steady_rate(
     block: tuple[Stream, ...],
     residents: int,
@@ -90,6 +89,22 @@ def steady_rate(
     """
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; one run or more is needed")
+    return _steady_rate(
+        block, residents, barrier_cycles, jitter_cycles, queue_cycles, seeds, policy
+    )
+
+
+@lru_cache(maxsize=4096)
+def _steady_rate(
+    block: tuple[Stream, ...],
+    residents: int,
+    barrier_cycles: int,
+    jitter_cycles: int,
+    queue_cycles: int,
+    seeds: int,
+    policy: Policy,
+) -> Rate:
+    """`steady_rate`, by position."""
     if not any(item.pipe == "barrier" for role in block for item in role.items):
         seeds = 1  # nothing is random
     demand = _demand(block, residents)
