@@ -85,7 +85,8 @@ def steady_rate(
             last, else the first resident. Round-robin: the next after the one that issued last.
 
     Raises:
-        ValueError: an argument out of range, or a barrier that is never released.
+        ValueError: an argument out of range, a barrier that is never released, or roles that do
+            not keep pace with each other.
     """
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; one run or more is needed")
@@ -200,6 +201,15 @@ def _measure(run: Run, floor: int) -> tuple[float, dict[str, float]]:
     No steady period is shorter than `floor`, the cycles of the widest pipe.
     """
     warps, width = len(run.roles), run.warps_per_block
+    done: dict[int, list[int]] = {}
+    for role, issues in zip(run.roles, run.issues, strict=True):
+        done.setdefault(id(role), []).append(len(issues) // len(role.items))
+    means = [fmean(iterations) for iterations in done.values()]
+    if max(means) > 2 * min(means):
+        raise ValueError(
+            f"the roles run apart: iterations done are {', '.join(f'{mean:g}' for mean in means)}; "
+            "barriers must hold the faster ones back"
+        )
     begin, end = run.completions[_WARM_UP * warps - 1], run.end
     finished = sum(begin < completion <= end for completion in run.completions)
     period = max((end - begin) * warps / finished, floor)

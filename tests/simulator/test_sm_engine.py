@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,11 +18,11 @@ def block(*items: Item, warps: int = 1) -> tuple[Stream, ...]:
     return (Stream(items, warps),)
 
 
-def rate(block: tuple[Stream, ...], residents: int = 1, **changes: int) -> Rate:
+def rate(block: tuple[Stream, ...], residents: int = 1, **changes: Any) -> Rate:
     return steady_rate(block, residents, **{"barrier_cycles": 30, "jitter_cycles": 0, **changes})
 
 
-def events(block: tuple[Stream, ...], residents: int = 1, **changes: int) -> list[TraceEvent]:
+def events(block: tuple[Stream, ...], residents: int = 1, **changes: Any) -> list[TraceEvent]:
     return trace(block, residents, **{"barrier_cycles": 30, "jitter_cycles": 0, **changes})
 
 
@@ -156,6 +158,16 @@ def test_a_group_is_held_by_a_full_queue_like_its_parts() -> None:
     assert [e.issued for e in events(stream, queue_cycles=1)[:2]] == [0, 145]
 
 
+def test_a_group_finds_the_queue_as_others_left_it() -> None:
+    """160 cycles are queued. Fewer than 128 are ahead at 33, then each load frees a place."""
+    stream = block(
+        Item("shared_memory", 10, 160, name="loads"),
+        Item("shared_memory", 4, 64, name="more"),
+        Item("alu", 1, 1, name="next"),
+    )
+    assert [e.issued for e in events(stream)[:3]] == [0, 33, 33 + 3 * 16 + 1]
+
+
 def test_asynchronous_items_wait_in_a_fifo_and_do_not_hold_the_warp() -> None:
     """Two wgmma of 100 cycles issue at 0 and 1 and end at 200. Exp takes 160 beside them.
 
@@ -177,20 +189,22 @@ def test_asynchronous_items_wait_in_a_fifo_and_do_not_hold_the_warp() -> None:
 
 
 def test_a_barrier_joins_the_warps_of_a_block_and_of_no_other() -> None:
-    """Warps issue exp at 0 and 8, reach the barrier at 1 and 9, and may leave at 9 + 30 = 39.
+    """In round-robin from warp 1, warps 1, 2, 3, 0 issue exp at 0, 8, 16, 24 and arrive behind.
 
-    The first goes on greedily with the next iteration until 42, when it is at the barrier again.
+    Block 1 has both its warps, 2 and 3, at 17 and leaves at 47; block 0 has them at 25.
     """
     stream = block(
         Item("sfu", 1, 8, name="exp"),
         Item("barrier", 1, 1, name="sync"),
-        Item("alu", 1, 1, name="next"),
+        Item("alu", 20, 20, name="next"),
         warps=2,
     )
-    first = events(stream, 1)
-    assert [e.issued for e in first if e.item == "sync"][:2] == [1, 9]
-    assert [e.issued for e in first if e.item == "next"][:2] == [39, 42]
-    assert next(e.issued for e in events(stream, 2) if e.item == "next") == 39
+    turns = trace(stream, 2, barrier_cycles=30, jitter_cycles=0, policy="round-robin")
+    arrivals = [(e.block, e.warp, e.issued) for e in turns if e.item == "sync"]
+    assert arrivals[:4] == [(0, 1, 1), (1, 0, 9), (1, 1, 17), (0, 0, 25)]
+    released = {e.block: e.issued for e in reversed(turns) if e.item == "next"}
+    assert released[1] == 47
+    assert released[0] >= 55
 
 
 def test_a_barrier_costs_a_lone_warp_its_release_and_the_delay_of_others() -> None:
@@ -200,6 +214,23 @@ def test_a_barrier_costs_a_lone_warp_its_release_and_the_delay_of_others() -> No
     jittered = rate(stream, jitter_cycles=60, seeds=8)
     assert 31 + 20 < jittered.cycles < 31 + 40
     assert 0 < jittered.spread < 60
+
+
+def test_an_asynchronous_barrier_item_arrives_and_does_not_wait() -> None:
+    """The producer arrives at 0 and loads at 1; the consumer arrives at 2 and leaves at 32."""
+    full = Barrier("full", 2)
+    roles = (
+        Stream(
+            (
+                Item("barrier", 1, 1, barrier=full, asynchronous=True, name="arrive"),
+                Item("copy", 1, 4, latency=400, name="load"),
+                Item("wait", 1, 1, needs=((1, 0),)),
+            )
+        ),
+        Stream((Item("barrier", 1, 1, barrier=full, name="sync"), Item("sfu", 1, 8, name="exp"))),
+    )
+    first = {e.item: e.issued for e in reversed(events(roles))}
+    assert [first[name] for name in ("arrive", "load", "sync", "exp")] == [0, 1, 2, 32]
 
 
 def test_named_barriers_make_two_roles_take_turns() -> None:
@@ -307,7 +338,7 @@ def blocks(draw: st.DrawFn) -> tuple[Stream, ...]:
 @settings(max_examples=150, deadline=None)
 @given(blocks(), st.integers(1, 3), st.sampled_from(["greedy-then-oldest", "round-robin"]))
 def test_bounds_and_sums_hold(block: tuple[Stream, ...], residents: int, policy: str) -> None:
-    arguments = {"barrier_cycles": 30, "seeds": 2, "policy": policy}
+    arguments: dict[str, Any] = {"barrier_cycles": 30, "seeds": 2, "policy": policy}
     result = steady_rate(block, residents, **arguments)
     for pipe in ("tensor", "sfu", "fp32", "alu", "shared_memory", "copy"):
         work = sum(item.cycles for item in block[0].items if item.pipe == pipe)
@@ -338,6 +369,13 @@ def test_a_barrier_nobody_else_reaches_is_a_deadlock() -> None:
     stuck = Item("barrier", 1, 1, barrier=Barrier("turn", 2), name="my turn")
     with pytest.raises(ValueError, match="deadlock: every warp waits at a barrier: my turn"):
         rate(block(Item("alu", 1, 1), stuck))
+
+
+def test_roles_that_nothing_holds_together_have_no_rate() -> None:
+    """Greedy, the first role never lets the second issue."""
+    roles = (Stream((Item("alu", 1, 1),)), Stream((Item("fp32", 1, 1),)))
+    with pytest.raises(ValueError, match="the roles run apart"):
+        rate(roles)
 
 
 def test_a_barrier_described_in_two_ways_is_refused() -> None:
