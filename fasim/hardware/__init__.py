@@ -4,10 +4,11 @@ from fasim.hardware.catalogue import SHORT_NAMES, shipped
 from fasim.hardware.changes import Change, Changes, compare
 from fasim.hardware.derived import DERIVED, Derived
 from fasim.hardware.faults import Fault, Position, ProfileError
-from fasim.hardware.gpu import (
+from fasim.hardware.gpu import Gpu
+from fasim.hardware.layer import Provenance
+from fasim.hardware.parts import (
     ClockDomain,
     Dram,
-    Gpu,
     HostLink,
     L2Cache,
     LaunchCost,
@@ -18,7 +19,6 @@ from fasim.hardware.gpu import (
     TensorCore,
     TensorRates,
 )
-from fasim.hardware.layer import Provenance
 from fasim.hardware.profile import Profile, load, parse_overrides, with_overrides
 
 __all__ = [

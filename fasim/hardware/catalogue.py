@@ -86,7 +86,8 @@ def find_parent(asked: str, position: Position, child: Path) -> tuple[Path, str 
         path, note = find(asked, child.parent)
     except (LookupError, ValueError) as error:
         raise ProfileError([Fault(position, "extends", error.args[0])]) from None
-    if not path.exists():
-        message = f"no such file: {path}; give one relative to this file, or a name like h100-sxm5"
+    if not path.is_file():
+        what = "is a directory" if path.is_dir() else "no such file"
+        message = f"{path}: {what}; give a file relative to this one, or a name such as h100-sxm5"
         raise ProfileError([Fault(position, "extends", message)])
     return path, note

@@ -8,6 +8,7 @@ from typing import Any
 from fasim.hardware.derived import DERIVED
 from fasim.hardware.fields import schema
 from fasim.hardware.gpu import Gpu
+from fasim.hardware.units import COUNT, CYCLES
 
 # Facts that a person might expect to have moved along, and that never do by themselves.
 HEADLINE = (
@@ -53,7 +54,7 @@ class Changes:
     Attributes:
         set: primary facts that differ.
         moved: computed quantities that differ in consequence.
-        unmoved: headline facts and computed quantities that do not differ, each with its value.
+        unmoved: headline facts and computed rates that do not differ, each with its value.
     """
 
     set: tuple[Change, ...]
@@ -84,7 +85,8 @@ def compare(before: Gpu, after: Gpu) -> Changes:
         old, new = derived.compute(before), derived.compute(after)
         computed.append(Change(derived.name, old, new, derived.format(old), derived.format(new)))
     stayed = [c for c in facts if c.name in HEADLINE and c.before == c.after]
-    stayed += [c for c in computed if c.before == c.after]
+    rates = {derived.name for derived in DERIVED if derived.dimension not in (CYCLES, COUNT)}
+    stayed += [c for c in computed if c.name in rates and c.before == c.after]
     return Changes(
         tuple(c for c in facts if c.before != c.after),
         tuple(c for c in computed if c.before != c.after),

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
-from fasim.hardware.gpu import Gpu, TensorDtype
+from fasim.hardware.gpu import Gpu
+from fasim.hardware.parts import TensorDtype
 from fasim.hardware.units import (
     BANDWIDTH,
     CAPACITY,

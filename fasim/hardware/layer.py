@@ -14,7 +14,7 @@ from fasim.hardware.yaml_reader import Node
 ProvenanceKind = Literal["specification", "measurement", "estimate", "assumption"]
 
 # What a file may claim. An assumption is what remains: a number without a source, or `--set`.
-_CLAIMS = tuple(kind for kind in get_args(ProvenanceKind) if kind != "assumption")
+CLAIMS = tuple(kind for kind in get_args(ProvenanceKind) if kind != "assumption")
 _SOURCED = ("value", "kind", "source")
 
 
@@ -121,19 +121,25 @@ def _read_sourced(
 ) -> tuple[Node, Provenance] | None:
     """Read `{value: …, kind: …, source: …}`."""
     faults_before = len(layer.faults)
+    if not any(name in _SOURCED or suggestion(name, _SOURCED) for name in parts):
+        message = "is one value; write it alone or as {value: …, kind: …, source: …}"
+        layer.fault(node.position, path, message)
+        return None
+    misspelt = set()
     for name, part in parts.items():
         if name not in _SOURCED:
             close = suggestion(name, _SOURCED)
+            misspelt.add(close)
             hint = f", did you mean {close}?" if close else f"; take {', '.join(_SOURCED)}"
             layer.fault(part.key, f"{path}.{name}", f"unknown field{hint}")
-    for name, example in zip(_SOURCED, ("108", _CLAIMS[0], '"data sheet, page 3"'), strict=True):
-        if name not in parts and f"{path}.{name}" not in layer.refused:
+    for name, example in zip(_SOURCED, ("108", CLAIMS[0], '"data sheet, page 3"'), strict=True):
+        if name not in parts and name not in misspelt:
             layer.fault(node.key, f"{path}.{name}", f"missing; write {name}: {example} beside it")
-    if "kind" in parts and parts["kind"].value not in _CLAIMS:
+    if "kind" in parts and parts["kind"].value not in CLAIMS:
         part = parts["kind"]
-        close = suggestion(str(part.value), _CLAIMS)
+        close = suggestion(str(part.value), CLAIMS)
         hint = f"; did you mean {close}?" if close else ""
-        message = f"{part.value!r} is none of {', '.join(_CLAIMS)}{hint}"
+        message = f"{part.value!r} is none of {', '.join(CLAIMS)}{hint}"
         layer.fault(part.position, f"{path}.kind", message)
     if "source" in parts:
         source = parts["source"].value

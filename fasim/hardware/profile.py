@@ -16,7 +16,7 @@ from fasim.hardware.faults import Fault, Position, ProfileError
 from fasim.hardware.fields import schema, unknown
 from fasim.hardware.gpu import Gpu
 from fasim.hardware.layer import Layer, Leaf, Provenance, read_layer
-from fasim.hardware.quantity import Text
+from fasim.hardware.quantity import Quantity, Text
 from fasim.hardware.yaml_reader import resolve
 
 _OVERRIDE = Position("--set")
@@ -201,12 +201,15 @@ def _validate(
                 (f"{path}.{own}" if path else own, m) for own, m in problem["ctx"]["faults"]
             ]
         elif problem["type"] == "missing":
-            messages = [(path, _missing(path))]
+            messages = [] if "extends" in refused else [(path, _missing(path))]
         else:
             messages = [(path, str(problem["ctx"]["error"]))]
         for own_path, message in messages:
             if own_path not in refused:
-                faults.append(Fault(_place(own_path, leaves, groups), own_path, message))
+                # What does not fit a parent's fact is mended in the file that was asked for.
+                own_file = problem["type"] == "inconsistent"
+                place = _place(own_path, leaves, groups, own_file=own_file)
+                faults.append(Fault(place, own_path, message))
     return None, faults
 
 
@@ -224,12 +227,15 @@ def _nested(leaves: Mapping[str, Leaf], groups: Mapping[str, Position]) -> dict[
     return tree
 
 
-def _place(path: str, leaves: Mapping[str, Leaf], groups: Mapping[str, Position]) -> Position:
-    if path in leaves:
-        return leaves[path].position
-    while path not in groups:
+def _place(
+    path: str, leaves: Mapping[str, Leaf], groups: Mapping[str, Position], *, own_file: bool
+) -> Position:
+    """Where a field is written, or else the group that lacks it, or else the file's start."""
+    root = groups[""]
+    places = {**groups, **{name: leaf.position for name, leaf in leaves.items()}}
+    while path not in places or (own_file and places[path].file != root.file):
         path = path.rpartition(".")[0]
-    return groups[path]
+    return places[path]
 
 
 def _missing(path: str) -> str:
@@ -238,7 +244,10 @@ def _missing(path: str) -> str:
         return f"missing; write it with {', '.join(known.groups[path])}, or extend a GPU"
     found = known.fields[path]
     choices = getattr(found.kind, "choices", None)
-    example = " or ".join(choices) if choices else getattr(found.kind, "example", "a text")
+    if choices:
+        example = " or ".join(choices)
+    else:
+        example = found.kind.dimension.wanted if isinstance(found.kind, Quantity) else "a text"
     return f"missing ({found.description}); write {example}, or extend a GPU"
 
 

@@ -49,26 +49,20 @@ class Quantity(Kind):
         if value is None:
             if self.optional:
                 return None
-            raise ValueError(f"no value; write {self.example}")
+            raise ValueError(f"no value; write {self.dimension.wanted}")
         amount = self.dimension.parse(value)
         if not self.low <= amount <= self.high:  # NaN fails here too
             low, high = self.dimension.format(self.low), self.dimension.format(self.high)
-            bare = self.dimension.factors and not isinstance(value, str)
-            note = f"; a bare number is in {self.dimension.base}" if bare else ""
-            raise ValueError(
-                f"{value} is out of range; from {low} to {high} would work, "
-                f"as in {self.example}{note}"
-            )
+            unit = f", as in {self.dimension.example}" if self.dimension.factors else ""
+            if unit and not isinstance(value, str):
+                unit += f"; a bare number is in {self.dimension.base}"
+            raise ValueError(f"{value} is out of range; from {low} to {high} would work{unit}")
         if not self.whole:
             return amount
         if not is_whole(amount):
             unit = f" of {self.dimension.base}" if self.dimension.base else ""
-            raise ValueError(f"{value} is not a whole number{unit}; write {self.example}")
+            raise ValueError(f"{value} is not a whole number{unit}; write {self.dimension.wanted}")
         return round(amount)
-
-    @property
-    def example(self) -> str:
-        return self.dimension.example
 
     def format(self, value: float | None) -> str:
         return "none" if value is None else self.dimension.format(value)

@@ -44,15 +44,16 @@ class Dimension:
             ValueError: not a number, or a unit that measures something else.
         """
         if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise ValueError(f"{_quoted(value)} is not {self.noun}; write {self._wanted()}")
+            raise ValueError(f"{_quoted(value)} is not {self.noun}; write {self.wanted}")
         if not isinstance(value, str):
             return float(value)
         match = _AMOUNT.fullmatch(value.strip())
         if match is None:
-            raise ValueError(f"{_quoted(value)} is not {self.noun}; write {self._wanted()}")
+            raise ValueError(f"{_quoted(value)} is not {self.noun}; write {self.wanted}")
         number, unit = match.groups()
         if unit is None:
             return float(number)
+        unit = unit.replace("\u03bc", "\u00b5")  # the Greek letter for the micro sign
         if unit not in self.factors:
             raise ValueError(f"{_quoted(value)} {self._unit_fault(unit)}")
         return float(Decimal(number) * self.factors[unit])
@@ -68,12 +69,15 @@ class Dimension:
             text = f"{amount:.0f}"
         return f"{text} {unit or self.base}".strip()
 
-    def _wanted(self) -> str:
-        return f"a number and a unit, as in {self.example}" if self.factors else self.example
+    @property
+    def wanted(self) -> str:
+        """What to write, for a message."""
+        what = "a number and a unit, as in" if self.factors else f"{self.noun} such as"
+        return f"{what} {self.example}"
 
     def _unit_fault(self, unit: str) -> str:
         if not self.factors:
-            return f"has a unit ({_quoted(unit)}); write a plain number, as in {self.example}"
+            return f"has a unit ({_quoted(unit)}); write {self.wanted}"
         by_lower = {name.lower(): name for name in self.factors}
         close = get_close_matches(unit.lower(), by_lower, n=1, cutoff=0.6)
         hint = f"did you mean {by_lower[close[0]]}? " if close else ""
@@ -116,14 +120,13 @@ TIME = Dimension(
     "a time",
     "s",
     "391 ns",
-    # The micro sign and the Greek letter both occur; as identifiers Python would merge them.
-    _factors("s", ms="1e-3", us="1e-6", ns="1e-9", ps="1e-12")
-    | dict.fromkeys(("\u00b5s", "\u03bcs"), Decimal("1e-6")),
+    _factors("s", ms="1e-3", us="1e-6", ns="1e-9", ps="1e-12") | {"\u00b5s": Decimal("1e-6")},
     ("ps", "ns", "us", "ms", "s"),
 )
 POWER = Dimension("a power", "W", "700 W", _factors("W", kW="1e3", mW="1e-3"), ("W",))
-COUNT = Dimension("a whole number", "", "a whole number such as 108")
-NUMBER = Dimension("a number", "", "a number such as 35.5")
+COUNT = Dimension("a whole number", "", "108")
+NUMBER = Dimension("a number", "", "35.5")
+SHARE = Dimension("a share", "", "0.9")
 
 # Of derived quantities: printed, never read.
 FLOP_RATE = Dimension(
@@ -141,7 +144,7 @@ OPERATION_RATE = Dimension(
     ("op/s", "Gop/s", "Top/s"),
 )
 INTENSITY = Dimension("an intensity", "FLOP/B", "153 FLOP/B")
-CYCLES = Dimension("a number of cycles", "cycles", "8 cycles")
+CYCLES = Dimension("a number of cycles", "", "8")
 
 
 def is_whole(value: float) -> bool:

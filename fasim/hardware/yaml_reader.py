@@ -70,7 +70,9 @@ def read(path: Path) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise _fatal(path, f"not YAML: {error.problem or error.context}", line, column) from None
+        message = f"not YAML: {error.problem or error.context}"
+        hint = "check brackets, quotes and indentation (spaces, no tabs)"
+        raise _fatal(path, f"{message}; {hint}", line, column) from None
     except yaml.YAMLError:
         raise _fatal(path, "holds control characters; give a YAML text file") from None
     return Document(root, reader.faults)

@@ -60,7 +60,6 @@ class TraceEvent(NamedTuple):
     cause: str  # what released the warp; empty where it did not wait
 
 
-@lru_cache(maxsize=4096)
 def steady_rate(
     block: tuple[Stream, ...],
     residents: int,
@@ -86,10 +85,27 @@ def steady_rate(
             last, else the first resident. Round-robin: the next after the one that issued last.
 
     Raises:
-        ValueError: an argument out of range, or a barrier that is never released.
+        ValueError: an argument out of range, a barrier that is never released, or roles that do
+            not keep pace with each other.
     """
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; one run or more is needed")
+    return _steady_rate(
+        block, residents, barrier_cycles, jitter_cycles, queue_cycles, seeds, policy
+    )
+
+
+@lru_cache(maxsize=4096)
+def _steady_rate(
+    block: tuple[Stream, ...],
+    residents: int,
+    barrier_cycles: int,
+    jitter_cycles: int,
+    queue_cycles: int,
+    seeds: int,
+    policy: Policy,
+) -> Rate:
+    """`steady_rate`, by position."""
     if not any(item.pipe == "barrier" for role in block for item in role.items):
         seeds = 1  # nothing is random
     demand = _demand(block, residents)
@@ -185,6 +201,15 @@ def _measure(run: Run, floor: int) -> tuple[float, dict[str, float]]:
     No steady period is shorter than `floor`, the cycles of the widest pipe.
     """
     warps, width = len(run.roles), run.warps_per_block
+    done: dict[int, list[int]] = {}
+    for role, issues in zip(run.roles, run.issues, strict=True):
+        done.setdefault(id(role), []).append(len(issues) // len(role.items))
+    means = [fmean(iterations) for iterations in done.values()]
+    if max(means) > 2 * min(means):
+        raise ValueError(
+            f"the roles run apart: iterations done are {', '.join(f'{mean:g}' for mean in means)}; "
+            "barriers must hold the faster ones back"
+        )
     begin, end = run.completions[_WARM_UP * warps - 1], run.end
     finished = sum(begin < completion <= end for completion in run.completions)
     period = max((end - begin) * warps / finished, floor)
