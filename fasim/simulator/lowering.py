@@ -90,29 +90,23 @@ class _Lowering:
 
     def stream(self) -> Stream:
         points = self._wait_points()
-        run: list[Op] = []
+        pending: list[Op] = []  # elementwise operations not yet emitted
         for position, op in enumerate(self.body):
+            fusible = op.kind in ELEMENTWISE or op.kind in REDUCTIONS
+            if position in points or not fusible:
+                self._runs(pending)
+                pending = []
             if position in points:
-                self._run(run)
-                run = []
                 self._arrive(position, points)
-            if op.kind in ELEMENTWISE or op.kind in REDUCTIONS:
-                if run and not self._joins(run, op):
-                    self._run(run)
-                    run = []
-                run.append(op)
-                continue
-            if op.kind == "matmul":
-                self._run(run)
-                run = []
+            if fusible:
+                pending.append(op)
+            elif op.kind == "matmul":
                 self._matmul(op)
             elif op.kind == "store":
-                self._run(run)
-                run = []
                 self._store(op)
             elif op.kind == "load" and not self._buffered(op):
                 self._plain_load(op)
-        self._run(run)
+        self._runs(pending)
         self._emit("alu", LOOP_INSTRUCTIONS, name="loop")
         self._bind_copies()
         per_scheduler = max(1, ceil(self.warps / self.gpu.sm.schedulers))
@@ -375,12 +369,25 @@ class _Lowering:
                     fused.add(op.index)
         return fused
 
-    def _joins(self, run: list[Op], op: Op) -> bool:
-        """Whether `op` can be fused into the run: same elements, no row result of the run."""
-        if self._wide(op) != self._wide(run[0]):
-            return False
-        reduced = {other.index for other in run if other.kind in REDUCTIONS}
-        return op.kind in REDUCTIONS or not reduced & set(op.inputs)
+    def _runs(self, pending: list[Op]) -> None:
+        """Fuses operations over the same elements into runs, each run as long as it can be.
+
+        A run is cut where an operation takes a row result of the run; operations over other
+        elements that the run does not need come after it.
+        """
+        while pending:
+            run: list[Op] = []
+            left: list[Op] = []
+            for op in pending:
+                later = {other.index for other in left}
+                reduced = {other.index for other in run if other.kind in REDUCTIONS}
+                fits = not run or self._wide(op) == self._wide(run[0])
+                if fits and not set(op.inputs) & (later | reduced):
+                    run.append(op)
+                else:
+                    left.append(op)
+            self._run(run)
+            pending = left
 
     def _wide(self, op: Op) -> tuple[int, int]:
         """Shape of the elements an operation works on."""
@@ -396,11 +403,8 @@ class _Lowering:
 
     def _run(self, run: list[Op]) -> None:
         """Fused operations over the same elements, a few elements at a time."""
-        if not run:
-            return
         elements = self._per_thread(self._wide(run[0]))
         groups = int(min(RUN_GROUPS, max(1.0, elements // INTERLEAVE)))
-        share = elements / groups
         parts: dict[int, list[int]] = {op.index: [] for op in run}
         late: list[tuple[Op, int]] = []  # additions wait a group for their exp2
         for group in range(groups):
@@ -410,22 +414,26 @@ class _Lowering:
                 if behind_sfu and groups > 1:
                     late.append((op, group))
                 else:
-                    self._element_items(op, share, group, parts)
+                    self._element_items(op, elements, group, groups, parts)
                 behind_sfu = behind_sfu or op.kind in ("exp2", "log2", "inverse")
             for op, earlier in waiting:
-                self._element_items(op, share, earlier, parts)
+                self._element_items(op, elements, earlier, groups, parts)
         for op, earlier in late:
-            self._element_items(op, share, earlier, parts)
+            self._element_items(op, elements, earlier, groups, parts)
         for op in run:
             self.ready[op.index] = parts[op.index] or self._after(op.inputs)
             if op.kind in REDUCTIONS:
                 self._combine_rows(op)
 
     def _element_items(
-        self, op: Op, share: float, group: int, parts: dict[int, list[int]]
+        self, op: Op, elements: float, group: int, groups: int, parts: dict[int, list[int]]
     ) -> None:
-        pipe, per_element = self._cost(op)
+        pipe, per_element = instruction_cost(op, self.record, self.masked)
         if per_element == 0 or op.index in self.fused:
+            return
+        total = max(1, round(elements * per_element))
+        count = total * (group + 1) // groups - total * group // groups
+        if count == 0:
             return
         needs = []
         for index in op.inputs:
@@ -438,24 +446,10 @@ class _Lowering:
             else:
                 needs += self._after((index,))
         unique = tuple((n, 0) for n in dict.fromkeys(needs))
-        parts[op.index].append(self._emit(pipe, share * per_element, needs=unique, name=op.kind))
-
-    def _cost(self, op: Op) -> tuple[str, float]:
-        """Pipe and instructions per element."""
-        if op.kind in ("exp2", "log2", "inverse"):
-            return "sfu", 1.0
-        if op.kind in ("maximum", "row_max"):
-            return "alu", 1.0
-        if op.kind == "finite":
-            return "alu", 2.0  # compare, select
-        if op.kind == "mask":
-            return "alu", float(MASK_INSTRUCTIONS if self.masked else 0)
-        if op.kind == "cast":
-            source = self.record.ops[op.inputs[0]].dtype
-            if source == op.dtype:
-                return "alu", 0.0
-            return "alu", 1.0 if op.dtype == "fp32" else 0.5  # F2FP packs two
-        return "fp32", 1.0
+        item = self._emit(
+            pipe, count, needs=unique, name=op.kind, asynchronous=pipe == "sfu" and count > 1
+        )
+        parts[op.index].append(item)
 
     def _combine_rows(self, op: Op) -> None:
         """A row's partial results are combined across the quad that shares it: two shuffles.
@@ -497,3 +491,22 @@ class _Lowering:
         if not items:
             return self._after((index,))
         return [items[min(len(items) - 1, ceil((step + 1) * len(items) / steps) - 1)]]
+
+
+def instruction_cost(op: Op, record: Record, masked: bool) -> tuple[str, float]:
+    """Pipe and instructions per element of an elementwise operation or a row reduction."""
+    if op.kind in ("exp2", "log2", "inverse"):
+        return "sfu", 1.0
+    if op.kind in ("maximum", "row_max"):
+        return "alu", 1.0
+    if op.kind == "finite":
+        return "alu", 2.0  # compare, select
+    if op.kind == "mask":
+        hides = masked and record.kernel.problem.causal
+        return "alu", float(MASK_INSTRUCTIONS if hides else 0)
+    if op.kind == "cast":
+        source = record.ops[op.inputs[0]].dtype
+        if source == op.dtype:
+            return "alu", 0.0
+        return "alu", 1.0 if op.dtype == "fp32" else 0.5  # F2FP packs two
+    return "fp32", 1.0
