@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
 
-# Power of an SM as the busy share of its tensor pipe plus 0.8 of that of its other pipes;
-# dynamic power goes with f·V², and V with f, so f follows the cube root. The reference is the
-# cuBLAS GEMM from which `clock.sustained_tensor` is known: tensor pipe 93 % busy, others 15 %.
+# Power of an SM as the share of its peak tensor FLOPs it does, plus 0.8 of the busy share of its
+# other pipes; dynamic power goes with f·V², and V with f, so f follows the cube root. The
+# reference is the cuBLAS GEMM from which `clock.sustained_tensor` is known: 93 % of the tensor
+# peak, the other pipes 15 % busy.
 OTHER_PIPES = 0.8
 GEMM_TENSOR, GEMM_OTHER = 0.93, 0.15
 
@@ -18,7 +19,7 @@ def sm_clock_hz(gpu: Gpu, utilisation: dict[str, float], sustained: bool) -> flo
     """Clock of an SM whose pipes are busy for these shares of the time.
 
     Args:
-        utilisation: 0 … 1 by pipe: tensor, sfu, fp32, alu.
+        utilisation: 0 … 1 by pipe: tensor (of peak FLOPs, not of time), sfu, fp32, alu.
         sustained: whether the run is long enough for the power limit to act.
     """
     tensor = utilisation.get("tensor", 0.0)

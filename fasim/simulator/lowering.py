@@ -35,6 +35,7 @@ WGMMA_WAIT_CYCLES = 60  # from the last wgmma's completion until a warp has its 
 
 ELEMENTWISE = ("add", "sub", "mul", "maximum", "exp2", "log2", "inverse", "cast", "mask", "finite")
 REDUCTIONS = ("row_max", "row_sum")
+SFU_OPS = ("exp2", "log2", "inverse")
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,40 +276,61 @@ class _Lowering:
             "mma_sync", TENSOR_DTYPE[self.record.kernel.problem.dtype]
         )
         assert each is not None  # the catalogue refuses dtypes without tensor cores
-        loads = [
-            (source, fragment * k * size)
-            for source, fragment, operand in ((a, warp_rows, 0), (b, warp_cols, 1))
-            if self._from_shared(source, op, operand)
+        accumulates = self._after(op.inputs[2:])
+        computed = [
+            source for source, operand in ((a, 0), (b, 1)) if not self._from_shared(source, op, operand)
         ]
-        step_bytes = sum(moved for _, moved in loads)
-        computed = [s for s in (a, b) if not any(s is source for source, _ in loads)]
-        cycles = round(instructions * each)
+        a_loads = 0 if a in computed else ceil(warp_rows * k * size / LDMATRIX_BYTES)
+        b_loads = 0 if b in computed else ceil(warp_cols * k * size / LDMATRIX_BYTES)
+        # One product item a fragment of the wider operand: it waits for that fragment alone.
+        groups = max(1, b_loads or ceil(warp_cols / 16))
         latency = self.gpu.tensor_core.latency_cycles
-        fetched = self._fragments(step_bytes, loads) if step_bytes else None
-        last: int | None = None
-        done: list[int] = []
+        fetched = self._fragments(a, a_loads, b, b_loads)
+        previous: list[int] = []
         for step in range(steps):
-            following = None
-            if step_bytes and step + 1 < steps:
-                following = self._fragments(step_bytes, loads)
-            needs = [(fetched, 0)] if fetched is not None else []
-            for source in computed:
-                needs += [(n, 0) for n in self._part(source.index, step, steps)]
-            if step == 0 and len(op.inputs) > 2:
-                needs += [(n, 0) for n in self._after(op.inputs[2:])]
-            if last is not None and cycles < latency:
-                needs.append((last, 0))  # too few accumulators to hide the chain between steps
-            self.items.append(
-                Item("tensor", instructions, cycles, latency, tuple(needs), name=op.name)
-            )
-            last = len(self.items) - 1
-            done.append(last)
-            fetched = following
-        self.ready[op.index] = [done[-1]]
+            products: list[int] = []
+            following: tuple[list[int], list[int]] = ([], [])
+            parts = [n for source in computed for n in self._part(source.index, step, steps)]
+            if step == 0:
+                parts += accumulates
+            for group in range(groups):
+                count = instructions * (group + 1) // groups - instructions * group // groups
+                cycles = round(instructions * (group + 1) * each / groups) - round(
+                    instructions * group * each / groups
+                )
+                if step + 1 < steps:
+                    self._fetch_next(following, group, groups, (a, a_loads), (b, b_loads))
+                needs = [*parts, *fetched[0], *fetched[1][group : group + 1]]
+                # The same accumulators, a step ago: waited for only if the step is that short.
+                if previous and instructions * each < latency:
+                    needs.append(previous[group])
+                unique = tuple((n, 0) for n in dict.fromkeys(needs))
+                self.items.append(Item("tensor", count, cycles, latency, unique, name=op.name))
+                products.append(len(self.items) - 1)
+            previous, fetched = products, following
+        self.ready[op.index] = previous
 
-    def _fragments(self, moved_bytes: float, loads: list[tuple[Op, float]]) -> int:
-        needs = tuple(n for source, _ in loads for n in self._after((source.index,)))
-        return self._shared(moved_bytes, moved_bytes / LDMATRIX_BYTES, needs, "ldmatrix")
+    def _fragments(self, a: Op, a_loads: int, b: Op, b_loads: int) -> tuple[list[int], list[int]]:
+        """The fragments of a step, A's and B's, each by an ldmatrix of its own."""
+        return [self._fragment(a) for _ in range(a_loads)], [
+            self._fragment(b) for _ in range(b_loads)
+        ]
+
+    def _fetch_next(
+        self,
+        fetched: tuple[list[int], list[int]],
+        group: int,
+        groups: int,
+        a: tuple[Op, int],
+        b: tuple[Op, int],
+    ) -> None:
+        """The next step's fragments go between this step's products, evenly."""
+        for into, (source, loads) in zip(fetched, (a, b), strict=True):
+            for _ in range(loads * (group + 1) // groups - loads * group // groups):
+                into.append(self._fragment(source))
+
+    def _fragment(self, source: Op) -> int:
+        return self._shared(LDMATRIX_BYTES, 1, tuple(self._after((source.index,))), "ldmatrix")
 
     def _from_shared(self, source: Op, op: Op, operand: int) -> bool:
         """Loaded tiles are read from shared memory; computed ones if the mapping says so."""
@@ -386,8 +408,23 @@ class _Lowering:
                     run.append(op)
                 else:
                     left.append(op)
-            self._run(run)
-            pending = left
+            beside = self._beside(run, left)
+            self._run(run, beside)
+            pending = [op for op in left if not any(op in other for other in beside)]
+
+    def _beside(self, run: list[Op], left: list[Op]) -> list[list[Op]]:
+        """Tile-wide operations to issue in the shadow of a run that the SFU holds up.
+
+        They wait for nothing that is still to come: O's rescaling beside the exponentials.
+        """
+        if self._wide(run[0])[1] == 1 or not any(op.kind in SFU_OPS for op in run):
+            return []
+        coming = {op.index for op in run + left}
+        return [
+            [op]
+            for op in left
+            if self._wide(op)[1] > 1 and op.kind not in SFU_OPS and not coming & set(op.inputs)
+        ]
 
     def _wide(self, op: Op) -> tuple[int, int]:
         """Shape of the elements an operation works on."""
@@ -401,25 +438,28 @@ class _Lowering:
             return max(1.0, warp_rows / 8)
         return rows * cols / (WARP * self.warps)
 
-    def _run(self, run: list[Op]) -> None:
+    def _run(self, run: list[Op], beside: list[list[Op]]) -> None:
         """Fused operations over the same elements, a few elements at a time."""
         elements = self._per_thread(self._wide(run[0]))
         groups = int(min(RUN_GROUPS, max(1.0, elements // INTERLEAVE)))
-        parts: dict[int, list[int]] = {op.index: [] for op in run}
+        others = [op for other in beside for op in other]
+        parts: dict[int, list[int]] = {op.index: [] for op in run + others}
         late: list[tuple[Op, int]] = []  # additions wait a group for their exp2
-        for group in range(groups):
+        for group in range(groups + 1):
             waiting, late = late, []
             behind_sfu = False
-            for op in run:
+            for op in run if group < groups else ():
                 if behind_sfu and groups > 1:
                     late.append((op, group))
                 else:
                     self._element_items(op, elements, group, groups, parts)
-                behind_sfu = behind_sfu or op.kind in ("exp2", "log2", "inverse")
+                behind_sfu = behind_sfu or op.kind in SFU_OPS
+            for op in others if group < groups else ():
+                width = self._per_thread(self._wide(op))
+                self._element_items(op, width, group, groups, parts)
             for op, earlier in waiting:
                 self._element_items(op, elements, earlier, groups, parts)
-        for op, earlier in late:
-            self._element_items(op, elements, earlier, groups, parts)
+        run = run + others
         for op in run:
             self.ready[op.index] = parts[op.index] or self._after(op.inputs)
             if op.kind in REDUCTIONS:

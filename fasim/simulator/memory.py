@@ -80,6 +80,7 @@ def memory_traffic(
     dram: Level = {}
     resident_bytes = 0.0
     touched = sum(_bytes_between(record, tensor, slots) for tensor in kernel.tensors)
+    outputs = sum(access.write_bytes for access in exact.compulsory.values())
     for name, access in exact.global_.items():
         tensor = kernel.tensor(name)
         sectors = _sector_factor(record, tensor, gpu)
@@ -97,8 +98,8 @@ def memory_traffic(
         sweeps = _sweeps(record, tensor, access.read_bytes, slots)
         fresh = 1 if compulsory.read_bytes else 0  # what it wrote itself comes again each sweep
         read += min(distinct, access.read_bytes) * (sweeps - fresh) * miss_share(touched, capacity)
-        written = min(access.write_bytes, distinct * max(1.0, access.write_bytes / distinct))
-        written *= miss_share(_written_set(record, slots, exact), capacity)
+        # Dirty lines are written back as what the kernel writes overflows the cache.
+        written = access.write_bytes * miss_share(outputs, capacity)
         dram[name] = Access(round(read), round(written), 0)
     return MemoryTraffic(l2, dram, round(resident_bytes))
 
@@ -166,18 +167,9 @@ def _sweeps(record: Record, tensor: Tensor, read_bytes: int, slots: int) -> floa
     return max(1.0, waves * max(1.0, executions))
 
 
-def _written_set(record: Record, slots: int, exact: KernelTraffic) -> float:
-    """Bytes a kernel writes: dirty lines are written back as they overflow the cache."""
-    return float(sum(access.write_bytes for access in exact.compulsory.values()))
-
-
-def residency_after(record: Record, exact: KernelTraffic, gpu: Gpu, before: Residency) -> Residency:
-    """What lies in L2 once a kernel has run: last what it touched, as far as it fits."""
-    kernel = record.kernel
+def residency_after(exact: KernelTraffic, gpu: Gpu, before: Residency) -> Residency:
+    """What lies in L2 once a kernel has run: what it touched last, as far as it fits."""
     touched = sum(access.total_bytes for access in exact.compulsory.values())
     survives = 1 - miss_share(touched, effective_capacity(gpu))
     share = {name: part * survives for name, part in before.share.items()}
-    for name in exact.compulsory:
-        share[name] = survives
-    del kernel
-    return Residency(share)
+    return Residency({**share, **dict.fromkeys(exact.compulsory, survives)})

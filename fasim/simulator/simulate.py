@@ -1,0 +1,133 @@
+"""The simulation of a plan: kernel after kernel, with what stays in L2 between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fasim.problem import Scenario
+from fasim.readings.traffic import KernelTraffic, Level, Traffic
+from fasim.schedules.plan import Plan
+from fasim.schedules.record import Record, cached_record
+from fasim.schedules.residency import BlockUse, block_use, residency
+from fasim.schedules.residency import Residency as Occupancy
+from fasim.simulator.gpu_simulation import simulate as simulate_kernel
+from fasim.simulator.kernel_work import LoweredKernel, kernel_work
+from fasim.simulator.memory import (
+    MemoryTraffic,
+    Residency,
+    effective_capacity,
+    memory_traffic,
+    miss_share,
+    residency_after,
+)
+from fasim.simulator.result import KernelResult
+from fasim.simulator.roofline import roofline_s
+
+if TYPE_CHECKING:
+    from fasim.hardware import Gpu
+
+
+@dataclass(frozen=True)
+class SimulatedKernel:
+    """One kernel of a simulated chain, and everything its time rests on."""
+
+    record: Record
+    use: BlockUse
+    occupancy: Occupancy
+    memory: MemoryTraffic
+    lowered: LoweredKernel
+    result: KernelResult
+    roofline_s: float
+
+    @property
+    def time_s(self) -> float:
+        return self.result.time_s
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A simulated chain: its kernels in order."""
+
+    kernels: tuple[SimulatedKernel, ...]
+
+    @property
+    def time_s(self) -> float:
+        return sum(kernel.time_s for kernel in self.kernels)
+
+    @property
+    def roofline_s(self) -> float:
+        return sum(kernel.roofline_s for kernel in self.kernels)
+
+    @property
+    def stalls_s(self) -> dict[str, float]:
+        """Seconds by cause, the mean over block slots; they sum to the time."""
+        stalls: dict[str, float] = {}
+        for kernel in self.kernels:
+            for cause, seconds in kernel.result.time_by_cause_s.items():
+                stalls[cause] = stalls.get(cause, 0.0) + seconds
+        return stalls
+
+
+def simulate(
+    plan: Plan,
+    traffic: Traffic,
+    gpu: Gpu,
+    scenario: Scenario,
+    *,
+    repeat: bool = True,
+    timeline: bool = False,
+) -> Simulation:
+    """Simulates every kernel of a plan on `gpu`.
+
+    Args:
+        traffic: the plan's exact bytes and operations.
+        repeat: let repeated waves stand for those like them; off, every block is simulated.
+        timeline: keep the spans of the simulated blocks.
+    """
+    resident = _at_start(plan, traffic, gpu, scenario)
+    kernels = []
+    for kernel, exact in zip(plan.kernels, traffic.kernels, strict=True):
+        record = cached_record(kernel)
+        use = block_use(record)
+        occupancy = residency(use, gpu)
+        slots = occupancy.blocks_per_sm * gpu.sm_count
+        memory = memory_traffic(record, exact, gpu, slots, resident)
+        lowered = kernel_work(record, gpu, scenario, occupancy, memory, resident)
+        kernels.append(
+            SimulatedKernel(
+                record,
+                use,
+                occupancy,
+                memory,
+                lowered,
+                simulate_kernel(lowered.work, repeat=repeat, timeline=timeline),
+                roofline_s(record, exact, memory, gpu),
+            )
+        )
+        resident = residency_after(exact, gpu, resident)
+    return Simulation(tuple(kernels))
+
+
+def _at_start(plan: Plan, traffic: Traffic, gpu: Gpu, scenario: Scenario) -> Residency:
+    """What of the inputs lies in L2 before the first kernel.
+
+    Warm: the call before was the same, so what survives is what a sweep over everything the
+    chain touches leaves. Cold: nothing.
+    """
+    if scenario.l2 == "cold":
+        return Residency({})
+    sizes: Level = traffic.compulsory
+    touched = sum(_size(name, traffic) for name in sizes)
+    survives = 1 - miss_share(touched, effective_capacity(gpu))
+    return Residency(dict.fromkeys(sizes, survives))
+
+
+def _size(name: str, traffic: Traffic) -> int:
+    """Bytes of a tensor as some kernel takes it in or gives it out."""
+    return max(_largest(kernel, name) for kernel in traffic.kernels)
+
+
+def _largest(kernel: KernelTraffic, name: str) -> int:
+    access = kernel.compulsory.get(name)
+    return 0 if access is None else max(access.read_bytes, access.write_bytes, access.reduce_bytes)
