@@ -85,7 +85,7 @@ class _Tile(Tile):
         return _Tile(self.block, self.rows, self.cols, round_to(self.value(), dtype))
 
     @property
-    def T(self) -> Tile:  # noqa: N802
+    def T(self) -> Tile:
         return _Tile(self.block, self.cols, self.rows, base=self)
 
 
@@ -178,7 +178,9 @@ class _NumpyBlock(Block):
         if memory.unread[index].any():
             raise ProgramError(f"{self}: writes {tensor} again without having read it since")
         target = memory.values[index]
-        values = np.broadcast_to(tile.value(), target.shape if target.ndim == 2 else (*target.shape, 1))
+        values = np.broadcast_to(
+            tile.value(), target.shape if target.ndim == 2 else (*target.shape, 1)
+        )
         memory.values[index] = values.reshape(target.shape)
         memory.defined[index] = True
         memory.writer[index] = self.number

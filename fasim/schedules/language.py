@@ -150,7 +150,7 @@ class Tile(ABC):
 
     @property
     @abstractmethod
-    def T(self) -> Tile:  # noqa: N802 - the papers write Kᵀ
+    def T(self) -> Tile:
         """Transposed; costs nothing by itself."""
 
     def __add__(self, other: Tile | float) -> Tile:

@@ -96,7 +96,7 @@ class _Tile(Tile):
         return self.recorder.emit("cast", self.row_axis, self.col_axis, inputs=(self,), dtype=dtype)
 
     @property
-    def T(self) -> Tile:  # noqa: N802
+    def T(self) -> Tile:
         return _Tile(self.recorder, self.op, self.col_axis, self.row_axis, not self.is_transposed)
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 # addresses, loop state. The compiled FlashAttention-2 kernels show 88 ± 8 (binaries of nine
 # tiles: registers minus accumulators, where the sum stays under the limit of 255).
 TENSOR_KERNEL_REGISTERS = 88
+# wgmma takes its operands from shared memory: no fragments, and TMA needs no addresses.
+WGMMA_KERNEL_REGISTERS = 40
 # A streaming kernel: addresses and loop state besides the elements it holds.
 STREAMING_KERNEL_REGISTERS = 24
 REGISTER_ALLOCATION = 8  # registers a thread are allotted in eights (CUDA occupancy rules)
@@ -68,7 +70,9 @@ def _estimate_registers(record: Record) -> int:
     matmuls = {op.name: op for op in record.once() if op.kind == "matmul"}
     if matmuls:
         accumulators = sum(op.elements for op in matmuls.values())
-        return TENSOR_KERNEL_REGISTERS + -(-accumulators // threads)
+        asynchronous = record.kernel.mapping.matrix_unit == "wgmma"
+        besides = WGMMA_KERNEL_REGISTERS if asynchronous else TENSOR_KERNEL_REGISTERS
+        return besides + -(-accumulators // threads)
     widest = max(op.elements for op in record.once())
     return STREAMING_KERNEL_REGISTERS + -(-widest // threads)
 

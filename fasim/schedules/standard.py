@@ -89,9 +89,7 @@ def softmax_kernel(
     )
 
 
-def probability_value_kernel(
-    problem: Attention, gemm: Gemm, v: str = "V", o: str = "O"
-) -> Kernel:
+def probability_value_kernel(problem: Attention, gemm: Gemm, v: str = "V", o: str = "O") -> Kernel:
     """O = PV; a head narrower than a tile takes a tile of its own width."""
 
     def probability_value(block: Block, problem: Attention) -> None:

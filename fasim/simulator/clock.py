@@ -28,9 +28,7 @@ def sm_clock_hz(gpu: Gpu, utilisation: dict[str, float], sustained: bool) -> flo
         return highest
     # An integer instruction switches about half of what a floating-point one does.
     other = (
-        utilisation.get("sfu", 0.0)
-        + utilisation.get("fp32", 0.0)
-        + utilisation.get("alu", 0.0) / 2
+        utilisation.get("sfu", 0.0) + utilisation.get("fp32", 0.0) + utilisation.get("alu", 0.0) / 2
     )
     load = tensor + OTHER_PIPES * other
     if load <= 0:

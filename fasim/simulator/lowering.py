@@ -82,6 +82,7 @@ class _Lowering:
         self.ready: dict[int, list[int]] = {}  # op → items after which its parts are visible
         self.copies: dict[str, int] = {}  # tensor → item of its copy
         self.waits: dict[str, int] = {}  # tensor → item that waits for it
+        self.arriving: list[str] = []  # tensors of the 512-byte pieces on their way
         self.loaded_bytes = 0
         self.fused = self._multiply_adds()
         self.users: dict[int, list[Op]] = {}
@@ -108,6 +109,7 @@ class _Lowering:
             elif op.kind == "load" and not self._buffered(op):
                 self._plain_load(op)
         self._runs(pending)
+        self._arrivals(len(self.arriving))
         self._emit("alu", LOOP_INSTRUCTIONS, name="loop")
         self._bind_copies()
         per_scheduler = max(1, ceil(self.warps / self.gpu.sm.schedulers))
@@ -205,8 +207,15 @@ class _Lowering:
             )
         )
         self.copies[load.name] = len(self.items) - 1
-        write = self._shared(warp_bytes, 1, (), f"fill {load.name}")
-        self.items[write] = replace(self.items[write], asynchronous=True)
+        # What arrives is written into shared memory while the next product runs.
+        self.arriving += [load.name] * max(1, round(warp_bytes / LDMATRIX_BYTES))
+
+    def _arrivals(self, pieces: int) -> None:
+        """Writes the next pieces that arrive into shared memory."""
+        for tensor in self.arriving[:pieces]:
+            piece = self._shared(LDMATRIX_BYTES, 1, (), f"fill {tensor}")
+            self.items[piece] = replace(self.items[piece], asynchronous=True)
+        del self.arriving[:pieces]
 
     def _bind_copies(self) -> None:
         """Each wait needs the copy issued as many iterations back as there are buffers."""
@@ -278,7 +287,9 @@ class _Lowering:
         assert each is not None  # the catalogue refuses dtypes without tensor cores
         accumulates = self._after(op.inputs[2:])
         computed = [
-            source for source, operand in ((a, 0), (b, 1)) if not self._from_shared(source, op, operand)
+            source
+            for source, operand in ((a, 0), (b, 1))
+            if not self._from_shared(source, op, operand)
         ]
         a_loads = 0 if a in computed else ceil(warp_rows * k * size / LDMATRIX_BYTES)
         b_loads = 0 if b in computed else ceil(warp_cols * k * size / LDMATRIX_BYTES)
@@ -307,6 +318,8 @@ class _Lowering:
                 unique = tuple((n, 0) for n in dict.fromkeys(needs))
                 self.items.append(Item("tensor", count, cycles, latency, unique, name=op.name))
                 products.append(len(self.items) - 1)
+                left = steps * groups - (step * groups + group)
+                self._arrivals(ceil(len(self.arriving) / left))
             previous, fetched = products, following
         self.ready[op.index] = previous
 
@@ -344,9 +357,7 @@ class _Lowering:
         warpgroups = max(1, self.warps // 4)
         size = self.element_bytes
         k = FRAGMENT_K_BYTES // size
-        rate = self.gpu.tensor_core.flops_per_clock[
-            TENSOR_DTYPE[self.record.kernel.problem.dtype]
-        ]
+        rate = self.gpu.tensor_core.flops_per_clock[TENSOR_DTYPE[self.record.kernel.problem.dtype]]
         assert rate is not None
         m_tiles = ceil(rows / 64 / warpgroups)
         tensor = 2 * 64 * cols * k / rate

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from math import exp
 from typing import TYPE_CHECKING
 
-from fasim.readings.counting import Counter
 from fasim.readings.traffic import Access, KernelTraffic, Level
 from fasim.schedules.language import Tensor
 from fasim.schedules.record import Op, Record
@@ -126,7 +125,9 @@ def _block_bytes(record: Record, tensor: Tensor) -> float:
     share = float(tensor.bytes(kernel.lengths))
     for axis in kernel.grid:
         if axis in tensor.axes or (axis == "head" and "kv_head" in tensor.axes):
-            count = kernel.lengths["kv_head"] if axis not in tensor.axes else kernel.tile_count(axis)
+            count = (
+                kernel.lengths["kv_head"] if axis not in tensor.axes else kernel.tile_count(axis)
+            )
             if _bound_by_grid(record, tensor, axis):
                 share /= count
     return share
