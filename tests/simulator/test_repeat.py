@@ -141,4 +141,6 @@ def test_skips_are_seen_in_the_timeline():
     missing = set(range(work.blocks)) - shown
     assert len(missing) == skip.blocks
     assert missing == set(range(min(missing), min(missing) + skip.blocks))
+    late = [span for span in result.timeline.spans if span.end_ticks > skip.end_ticks]
+    assert min(span.block for span in late) >= skip.blocks
     assert max(span.end_ticks for span in result.timeline.spans) == result.ticks
