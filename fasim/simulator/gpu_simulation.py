@@ -25,8 +25,9 @@ def simulate(work: KernelWork, *, repeat: bool = True, timeline: bool = False) -
     """Run one kernel.
 
     Args:
-        repeat: skip blocks once the kernel repeats itself. Kernels of one block class end on
-            the same tick as without; mixed ones within 0.3 %. Off, every block is simulated.
+        repeat: skip blocks once the kernel repeats itself; the result's `repetition` says
+            how. `exact` ends on the same tick as without, `slope` within about 0.3 %. Off,
+            every block is simulated: the reference.
         timeline: record the spans of every simulated block.
     """
     return GpuSimulation(work, repeat=repeat, timeline=timeline).run()

@@ -39,7 +39,7 @@ class Steadiness:
     most_looks: int  # then the later half of all looks is the window, steady or not
 
 
-UNIFORM = Steadiness(128, Fraction(3, 10_000), 60)
+UNIFORM = Steadiness(512, Fraction(3, 10_000), 60)
 MIXED = Steadiness(1024, Fraction(1, 100), 24)
 
 
