@@ -28,7 +28,7 @@ class BlockUse:
 
     Attributes:
         shared_memory_bytes: buffers × full tiles, over the tensors that pass through it.
-        registers_per_thread: as compiled or estimated, at most 255.
+        registers_per_thread: as allotted: compiled or estimated, at most 255, in eights.
         spilled_registers: of the estimate, those over 255: they live in local memory.
     """
 
@@ -48,7 +48,11 @@ class BlockUse:
 
 @dataclass(frozen=True, slots=True)
 class Residency:
-    """How many blocks an SM holds, and what stops it from holding one more."""
+    """How many blocks an SM holds, and what stops it from holding one more.
+
+    Attributes:
+        limiter: `shared memory`, `registers`, `warps` or `block slots`.
+    """
 
     blocks_per_sm: int
     limiter: str
@@ -61,14 +65,15 @@ def block_use(record: Record) -> BlockUse:
     for tensor in kernel.tensors:
         buffers = mapping.buffer_count(tensor.name)
         if buffers:
-            tile = max(op.elements for op in record.once() if op.name == tensor.name)
+            loads = (op for op in record.once() if op.kind == "load" and op.name == tensor.name)
+            tile = max((op.elements for op in loads), default=0)
             shared += buffers * tile * tensor.element_bytes
     registers = mapping.registers_per_thread or _estimate_registers(record)
     allotted = -(-min(registers, MAX_REGISTERS) // REGISTER_ALLOCATION) * REGISTER_ALLOCATION
     return BlockUse(
         threads=mapping.threads,
         shared_memory_bytes=shared,
-        registers_per_thread=min(allotted, MAX_REGISTERS + 1),
+        registers_per_thread=allotted,
         spilled_registers=max(0, registers - MAX_REGISTERS),
     )
 
@@ -88,9 +93,9 @@ def _estimate_registers(record: Record) -> int:
 def residency(use: BlockUse, gpu: Gpu) -> Residency:
     """Blocks an SM can hold: the least of shared memory, registers, warps and block slots."""
     warps = -(-use.threads // 32)
-    per_block = use.shared_memory_bytes + gpu.shared_memory.reserved_block_bytes
+    shared_bytes = use.shared_memory_bytes + gpu.shared_memory.reserved_block_bytes
     limits = {
-        "shared memory": gpu.shared_memory.capacity_bytes // per_block,
+        "shared memory": gpu.shared_memory.capacity_bytes // max(1, shared_bytes),
         "registers": gpu.sm.registers // (use.registers_per_thread * use.threads),
         "warps": gpu.sm.max_warps // warps,
         "block slots": gpu.sm.max_blocks,

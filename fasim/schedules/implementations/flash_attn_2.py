@@ -6,7 +6,12 @@ did not change from v2.0.0 to v2.8.3 for the head dimensions listed.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fasim.schedules.mapping import Mapping
+
+if TYPE_CHECKING:
+    from fasim.hardware import Gpu
 
 SOURCE = "Dao-AILab/flash-attention v2.8.3, flash_fwd_launch_template.h"
 HEAD_DIMS = (32, 64, 96, 128, 192, 256)
@@ -24,7 +29,6 @@ _LARGE = {
 }
 _SMALL_CAUSAL = {96: (64, 64, 4), 128: (64, 64, 4)}
 _SMALL = {128: (128, 32, 4)}
-_A100 = {256: (128, 64, 8)}
 
 
 def kernel_head_dim(head_dim: int) -> int | None:
@@ -32,16 +36,27 @@ def kernel_head_dim(head_dim: int) -> int | None:
     return next((d for d in HEAD_DIMS if head_dim <= d), None)
 
 
-def tile_of(architecture: str, head_dim: int, causal: bool) -> tuple[int, int, int]:
-    """(tile_m, tile_n, warps) for a compiled head dimension."""
+def tile_of(gpu: Gpu, head_dim: int, causal: bool) -> tuple[int, int, int]:
+    """(tile_m, tile_n, warps) for a compiled head dimension.
+
+    Raises:
+        KeyError: `head_dim` is none of HEAD_DIMS.
+    """
     table = dict(_LARGE)
-    if architecture in ("sm_86", "sm_89"):
+    if gpu.architecture in ("sm_86", "sm_89"):
         table |= _SMALL
         if causal:
             table |= _SMALL_CAUSAL
-    elif architecture == "sm_80":
-        table |= _A100
+    if head_dim == 256 and _one_large_block(gpu):
+        return 128, 64, 8
     return table[head_dim]
+
+
+def _one_large_block(gpu: Gpu) -> bool:
+    """Whether head_dim 256 takes 128 × 64: it fits, and two blocks of 64 × 64 do not (A100)."""
+    large, small = 2 * 256 * (128 + 2 * 64), 2 * 256 * (64 + 2 * 64)
+    memory = gpu.shared_memory
+    return memory.max_block_bytes >= large and memory.capacity_bytes < 2 * small
 
 
 def mapping(warps: int) -> Mapping:

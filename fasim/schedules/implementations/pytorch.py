@@ -20,6 +20,7 @@ from fasim.schedules.standard import (
     softmax_kernel,
 )
 
+DTYPES = ("fp32", "fp16", "bf16")
 SOURCE = "Dao-AILab/flash-attention benchmarks/benchmark_flash_attention.py (attention_pytorch)"
 
 # Issued instructions an element, of PyTorch's compiled streaming kernels: softmax up to and
@@ -40,15 +41,15 @@ def streaming(instructions: float, warps: int) -> Mapping:
     )
 
 
-def softmax_rows(seqlen_k: int) -> tuple[Mapping, int]:
-    """The softmax kernel for a row length: its mapping and the rows of a block."""
+def softmax_block(seqlen_k: int) -> tuple[int, int]:
+    """Warps and rows of a block of the softmax kernel for a row length."""
     if seqlen_k <= SHORT_ROW:
-        return streaming(SOFTMAX_SHORT, warps=4), 4  # softmax_warp_forward: a row a warp
-    return streaming(SOFTMAX_LONG, warps=8), 1  # cunn_SoftMaxForward: a row a block
+        return 4, 4  # softmax_warp_forward: a row a warp
+    return 8, 1  # cunn_SoftMaxForward: a row a block
 
 
 def _copy_program(source: str, target: str, axis: str) -> Callable[[Block, Attention], None]:
-    def copy(block: Block, problem: Attention) -> None:
+    def copy(block: Block, _: Attention) -> None:
         rows = block.rows(axis)
         block.store(target, block.load(source, rows), rows)
 
@@ -97,7 +98,9 @@ def add_mask_kernel(problem: Attention) -> Kernel:
 
 def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
     """The chain: copies, QKᵀ, [mask], softmax, PV, copy."""
-    mapping, rows_per_block = softmax_rows(problem.seqlen_k)
+    warps, rows_per_block = softmax_block(problem.seqlen_k)
+    instructions = SOFTMAX_SHORT if problem.seqlen_k <= SHORT_ROW else SOFTMAX_LONG
+    softmax = streaming(instructions, warps)
     masked = (add_mask_kernel(problem),) if problem.causal else ()
     scores = "S_masked" if problem.causal else "S"
     return (
@@ -106,7 +109,7 @@ def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
         copy_kernel(problem, "V", "V_copy", KEY),
         query_key_kernel(problem, gemm, "Q_copy", "K_copy"),
         *masked,
-        softmax_kernel(problem, mapping, rows_per_block, scores, masks=False),
+        softmax_kernel(problem, softmax, rows_per_block, scores, masks=False),
         probability_value_kernel(problem, gemm, "V_copy", "O_copy"),
         copy_kernel(problem, "O_copy", "O", QUERY),
     )
