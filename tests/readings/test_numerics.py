@@ -66,9 +66,9 @@ def test_every_chain_is_right_for_random_problems(
 @pytest.mark.parametrize("causal", [False, True])
 def test_large_scores_overflow_nothing(chain: str, dtype: str, causal: bool) -> None:
     problem = Attention(1, 1, 70, 70, 64, dtype=dtype, causal=causal)
-    inputs = numerics.random_inputs(problem, size=93.0)
+    inputs = numerics.random_inputs(problem, size=83.0)
     scores = inputs["Q"] @ inputs["K"].swapaxes(-1, -2) * problem.scale
-    assert np.abs(scores).max() == pytest.approx(30_000, rel=0.15)
+    assert np.abs(scores).max() == pytest.approx(30_000, rel=0.1)
     assert_right(problem, built(chain, problem), inputs)
 
 
