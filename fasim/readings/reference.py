@@ -11,8 +11,8 @@ from fasim.readings.rounding import Array, round_to
 Float64 = npt.NDArray[np.float64]
 
 # Significant bits of each dtype, and the exponent of its smallest normal number.
-SIGNIFICANT_BITS = {"fp32": 24, "fp16": 11, "bf16": 8, "fp8": 4}
-MIN_EXPONENT = {"fp32": -126, "fp16": -14, "bf16": -126, "fp8": -6}
+SIGNIFICANT_BITS = {"tf32": 11, "fp16": 11, "bf16": 8, "fp8": 4}
+MIN_EXPONENT = {"tf32": -126, "fp16": -14, "bf16": -126, "fp8": -6}
 
 
 def visible(problem: Attention) -> npt.NDArray[np.bool_]:
@@ -67,12 +67,14 @@ def attention_in(problem: Attention, q: Array, k: Array, v: Array) -> Array:
 
 
 def rounding_band(problem: Attention, reference: Float64) -> float:
-    """At least the spacing of the dtype at the largest of `reference`, at most twice that.
+    """The spacing of the dtype at the largest of `reference`, or up to twice that.
 
-    What the last rounding of an output may move when nothing else errs.
+    What a single rounding may move when plain attention happens to err little. FP32 is taken
+    as TF32, in which tensor cores multiply it.
     """
-    size = max(float(np.abs(reference).max(initial=0.0)), 2.0 ** MIN_EXPONENT[problem.dtype])
-    return float(size * 2.0 ** (1 - SIGNIFICANT_BITS[problem.dtype]))
+    dtype = TENSOR_DTYPE[problem.dtype]
+    size = max(float(np.abs(reference).max(initial=0.0)), 2.0 ** MIN_EXPONENT[dtype])
+    return float(size * 2.0 ** (1 - SIGNIFICANT_BITS[dtype]))
 
 
 def _heads(problem: Attention, array: Array) -> Array:

@@ -12,7 +12,9 @@ from fasim.schedules.residency import block_use, residency
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
 
-ROWS = (256, 128, 64, 32, 16)  # rows of Q tried in search of a tile that fits
+# Rows of Q, and most rows of K/V, that are tried in search of a tile that fits.
+ROWS = (256, 128, 64, 32, 16)
+MAX_COLUMNS = 2048
 
 
 def overflow(plan: Plan, gpu: Gpu) -> str | None:
@@ -26,7 +28,7 @@ def largest_fit(entry: Entry, problem: Attention, gpu: Gpu, tile: Tile) -> Plan 
     candidates = [
         (fewer_rows, fewer_columns)
         for fewer_rows in sorted({rows, *(r for r in ROWS if r < rows)}, reverse=True)
-        for fewer_columns in range(columns, 15, -16)
+        for fewer_columns in range(min(columns, MAX_COLUMNS), 15, -16)
     ]
     for candidate in sorted(candidates, key=lambda t: t[0] * t[1], reverse=True):
         plan = entry.build(problem, gpu, candidate)

@@ -104,7 +104,11 @@ def shape_of(problem: Attention) -> Shape:
 
 
 @st.composite
-def problems(draw: st.DrawFn, dtypes: tuple[str, ...] = tuple(DTYPE_BYTES)) -> Attention:
+def problems(
+    draw: st.DrawFn,
+    dtypes: tuple[str, ...] = tuple(DTYPE_BYTES),
+    head_dims: tuple[int, ...] = (1, 8, 40, 64),
+) -> Attention:
     """Small ones: grouped heads, ragged lengths, more queries than keys and fewer."""
     kv_heads = draw(st.integers(1, 2))
     return Attention(
@@ -113,7 +117,7 @@ def problems(draw: st.DrawFn, dtypes: tuple[str, ...] = tuple(DTYPE_BYTES)) -> A
         kv_heads=kv_heads,
         seqlen_q=draw(st.integers(1, 90)),
         seqlen_k=draw(st.integers(1, 90)),
-        head_dim=draw(st.sampled_from((1, 8, 40, 64))),
+        head_dim=draw(st.sampled_from(head_dims)),
         dtype=draw(st.sampled_from(dtypes)),
         causal=draw(st.booleans()),
     )

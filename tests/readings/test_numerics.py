@@ -13,6 +13,8 @@ from fasim.readings.rounding import Array
 from fasim.readings.traffic import traffic
 from fasim.schedules.mapping import Mapping
 
+# The rule compares maxima over many outputs; of one or two, plain attention may be lucky.
+RULE_HEAD_DIMS = (8, 40, 64)
 SMALL_TILES = Tiles(32, 48)
 # Eager PyTorch takes no fp8.
 CHAINS_AND_DTYPES = [
@@ -54,7 +56,7 @@ def test_every_chain_is_right_in_every_dtype(chain: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("chain", CHAINS)
-@given(problem=problems(("fp32", "fp16", "bf16")), tiles=tile_sizes())
+@given(problem=problems(("fp32", "fp16", "bf16"), RULE_HEAD_DIMS), tiles=tile_sizes())
 @settings(max_examples=40, deadline=None)
 def test_every_chain_is_right_for_random_problems(
     chain: str, problem: Attention, tiles: Tiles
