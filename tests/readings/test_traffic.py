@@ -1,7 +1,9 @@
 """Bytes and FLOPs: traffic == closed form == numerics, and exact cases worked by hand."""
 
+from dataclasses import replace
+
 import pytest
-from chains import CHAINS, Tiles, problems, shape_of, tile_sizes
+from chains import CHAINS, Tiles, build_flash1, problems, shape_of, tile_sizes
 from closed_forms import Bytes
 from hypothesis import given, settings
 
@@ -10,6 +12,7 @@ from fasim.problem import Attention
 from fasim.readings import numerics
 from fasim.readings.traffic import Access, Flops, Level, merge, total, traffic
 from fasim.schedules import catalog
+from fasim.schedules.language import Block
 
 KIB, MIB = 2**10, 2**20
 
@@ -83,6 +86,28 @@ def test_a_row_that_sees_nothing_is_not_read(a100: Gpu) -> None:
     level = traffic(catalog.plan(problem, a100, "flash2", tile=(64, 64)).kernels).global_
     assert level["Q"].read_bytes == 64 * 64 * 2
     assert level["O"].write_bytes == 192 * 64 * 2
+
+
+def test_a_load_before_two_loops_happens_once_if_anything_is_seen() -> None:
+    def sum_of_products(block: Block, problem: Attention) -> None:
+        q = block.load("Q", block.all("q"))
+        for n_rows in block.loop("k"):
+            k = block.load("K", n_rows)
+            for m_rows in block.loop("q", seen_from=n_rows):
+                s = block.matmul(q, k.T, name="S").row_sum()
+                o = block.load("O", m_rows).to("fp32") + block.full(0.0, m_rows)
+                block.store("O", o.to(problem.dtype), m_rows)
+                block.store("row_sum", s, block.all("q"))
+                block.load("row_sum", block.all("q")).row_max()
+
+    problem = Attention(1, 2, 80, 50, 16, causal=True)
+    (kernel,) = build_flash1(problem, Tiles(16, 32))
+    kernels = (replace(kernel, program=sum_of_products),)
+    inputs = numerics.random_inputs(problem)
+    counted = numerics.run(kernels, inputs | {"O": inputs["Q"]}).kernels[0]
+    level = traffic(kernels).global_
+    assert moved(level) == moved(counted)
+    assert level["Q"].read_bytes == 2 * 80 * 16 * 2
 
 
 def test_special_functions_and_fp32_work_by_hand(a100: Gpu) -> None:

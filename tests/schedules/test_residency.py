@@ -13,8 +13,10 @@ from fasim.hardware import Gpu, load, with_overrides
 from fasim.problem import Attention
 from fasim.schedules import catalog
 from fasim.schedules.language import Kernel
+from fasim.schedules.mapping import Mapping
 from fasim.schedules.record import record
 from fasim.schedules.residency import BlockUse, Residency, block_use, residency
+from fasim.schedules.standard import Gemm, probability_value_kernel
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,14 @@ def test_compiled_registers_go_before_the_estimate() -> None:
     assert (use.registers_per_thread, use.spilled_registers) == (168, 0)
 
 
+def test_a_product_is_no_buffer_of_the_tensor_it_shares_a_name_with() -> None:
+    gemm = Gemm(128, 64, k_step=32, stages=3, mapping=Mapping(4))
+    problem = Attention(1, 1, 256, 256, 64)
+    kernel = probability_value_kernel(problem, gemm, v="O", o="result")
+    assert block_use(record(kernel)).shared_memory_bytes == 3 * (128 + 64) * 32 * 2
+
+
 def test_a_buffer_is_a_full_tile_of_its_tensor(a100: Gpu) -> None:
-    """Matmuls share names with tensors: flash1's product O is no buffer of the tensor O."""
     problem = Attention(1, 1, 1000, 1000, 64)
     (kernel,) = catalog.plan(problem, a100, "flash1", tile=(32, 160)).kernels
     assert block_use(record(kernel)).shared_memory_bytes == 2 * (2 * 32 + 2 * 160) * 64
