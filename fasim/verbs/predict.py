@@ -115,6 +115,7 @@ def _predict(
         time_s=None if simulation is None else simulation.time_s,
         roofline_s=None if simulation is None else simulation.roofline_s,
         stalls_s={} if simulation is None else simulation.stalls_s,
+        hardware=gpu,
         simulation=simulation,
     )
 
@@ -135,9 +136,7 @@ def _kernels(
     )
     return tuple(
         _kernel(planned, index, kernel_traffic, gpu, kernel)
-        for index, (kernel_traffic, kernel) in enumerate(
-            zip(exact.kernels, simulated, strict=True)
-        )
+        for index, (kernel_traffic, kernel) in enumerate(zip(exact.kernels, simulated, strict=True))
     )
 
 
@@ -174,9 +173,7 @@ def _kernel(
     )
 
 
-def _assumptions(
-    kernels: tuple[KernelPrediction, ...], simulation: Simulation | None
-) -> list[str]:
+def _assumptions(kernels: tuple[KernelPrediction, ...], simulation: Simulation | None) -> list[str]:
     """What a reader should know of the numbers, in sentences."""
     if simulation is None:
         return ["device memory does not hold the chain: no time, L2 or DRAM bytes"]

@@ -109,19 +109,17 @@ class Validation:
             "groups": [group.to_dict() for group in self.groups],
             "overall": None if self.overall is None else self.overall.to_dict(),
             "pairs": {"compared": self.pairs, "ordered": self.ordered},
-            "unsupported": [
-                {"id": row.id, "reason": row.reason} for row in self.unsupported
-            ],
+            "unsupported": [{"id": row.id, "reason": row.reason} for row in self.unsupported],
         }
 
 
 def validate(
     measured: Path,
     *,
-    keep: Callable[[Measurement], bool] = lambda measurement: True,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    keep: Callable[[Measurement], bool] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Validation:
-    """Predicts every measurement of a file that `keep` keeps.
+    """Predicts every measurement of a file, or those that `keep` keeps.
 
     `launch` and `l2` of a row are inputs of its prediction, never guessed.
 
@@ -131,16 +129,18 @@ def validate(
     Raises:
         MeasurementError: the file cannot be read.
     """
-    measurements = [m for m in read(measured) if keep(m)]
+    measurements = [m for m in read(measured) if keep is None or keep(m)]
     rows: list[ValidatedRow] = []
     unsupported: list[UnsupportedRow] = []
     for done, measurement in enumerate(measurements):
-        progress(done, len(measurements))
+        if progress is not None:
+            progress(done, len(measurements))
         try:
             rows.append(ValidatedRow(measurement, _predicted_ms(measurement)))
         except (Unsupported, Refused, ProfileError) as reason:
             unsupported.append(UnsupportedRow(measurement.id, str(reason)))
-    progress(len(measurements), len(measurements))
+    if progress is not None:
+        progress(len(measurements), len(measurements))
     ordered, pairs = _ordered_pairs(rows)
     return Validation(
         tuple(rows),
