@@ -81,15 +81,22 @@ RunLengthOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
 
 
-@app.callback()
-def _fasim(
-    version: Annotated[
-        bool, typer.Option("--version", is_eager=True, help="print the version and leave")
-    ] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         print(f"fasim {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _fasim(
+    version: Annotated[  # noqa: ARG001 - its callback prints it
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="print the version and leave"
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command(
@@ -212,7 +219,7 @@ def validate(
     min_seqlen: Annotated[int, typer.Option(help="only rows of so many keys or more")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Predicted against measured times: row by row, and in groups. Errors are reported as they are."""
+    """Predicted against measured times, row by row and in groups; errors as they are."""
     from fasim.report.validations import validation_text
     from fasim.verbs.measurements import DIRECTIONS, Measurement, published
     from fasim.verbs.validate import validate as run

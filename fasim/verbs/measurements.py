@@ -11,9 +11,24 @@ from pathlib import Path
 from fasim.problem import Attention, ProblemError, Scenario
 
 COLUMNS = (
-    "id gpu implementation schedule direction dtype batch heads kv_heads seqlen_q seqlen_k "
-    "head_dim causal dropout time_ms launch l2"
-).split()
+    "id",
+    "gpu",
+    "implementation",
+    "schedule",
+    "direction",
+    "dtype",
+    "batch",
+    "heads",
+    "kv_heads",
+    "seqlen_q",
+    "seqlen_k",
+    "head_dim",
+    "causal",
+    "dropout",
+    "time_ms",
+    "launch",
+    "l2",
+)
 DIRECTIONS = {"fwd": "forward", "bwd": "backward", "fwd+bwd": "both"}
 MAX_FILE_BYTES = 64 * 2**20
 

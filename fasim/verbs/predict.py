@@ -65,14 +65,18 @@ def _fastest(
     for name in catalog.SCHEDULES:
         try:
             planned = catalog.plan(problem, profile.gpu, name, None, tile)
-        except Refused as reason:
-            refused.append(reason)
+        except Refused as refusal:
+            refused.append(refusal)
             continue
         found.append(
             _predict(problem, profile, scenario, planned, repeat=repeat, timeline=timeline)
         )
     if not found:
-        raise Refused("no schedule runs this", "; ".join(str(reason) for reason in refused))
+        reasons: dict[str, list[str]] = {}
+        for each in refused:
+            reasons.setdefault(each.reason, []).append(each.name)
+        said = [f"{reason} ({', '.join(names)})" for reason, names in reasons.items()]
+        raise Refused("no schedule runs this", "; ".join(said))
     return min(
         found,
         key=lambda p: (p.time_s is None, p.time_s or 0.0, p.footprint.peak_bytes),

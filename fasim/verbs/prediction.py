@@ -60,7 +60,8 @@ class Prediction:
         stalls_s: seconds by cause, the mean over block slots; they sum to `time_s`.
         bound: the cause that takes most of the time.
         changes: what overrides of the GPU moved and what they left alone, in lines.
-        hardware, simulation: the GPU as it was read and the simulated chain, to open a prediction at block or warp level.
+        hardware, simulation: the GPU as it was read and the simulated chain: with them a
+            prediction is opened at block or warp level.
     """
 
     gpu: str
