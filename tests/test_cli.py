@@ -46,7 +46,9 @@ def test_a_prediction_has_the_keys_programs_rely_on() -> None:
     assert memory["peak_bytes"] <= memory["capacity_bytes"]
     assert set(memory["by_tensor"]) == {"Q", "K", "V", "S", "P", "O"}
     for kernel in prediction["kernels"]:
-        assert {"name", "grid", "blocks_per_sm", "limiter", "waves", "repeated_waves"} <= set(kernel)
+        assert {"name", "grid", "blocks_per_sm", "limiter", "waves", "repeated_waves"} <= set(
+            kernel
+        )
         assert kernel["time_ms"] > 0
         assert set(kernel["traffic"]) == set(LEVELS)
     nominal = 4 * 2 * 512 * 512 * 64

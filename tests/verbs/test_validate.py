@@ -12,8 +12,10 @@ from fasim.verbs.validate import validate
 
 HEADER = ",".join((*COLUMNS, "extras"))
 GOOD = "A,a100-sxm4-80gb,flash-attn-2,flash2,fwd,fp16,4,16,16,1024,1024,64,false,0,0.2,stream,warm,"
-SLOWER = GOOD.replace("A,", "B,", 1).replace("flash-attn-2,flash2", "pytorch,standard").replace(
-    ",0.2,", ",1.0,"
+SLOWER = (
+    GOOD.replace("A,", "B,", 1)
+    .replace("flash-attn-2,flash2", "pytorch,standard")
+    .replace(",0.2,", ",1.0,")
 )
 
 
