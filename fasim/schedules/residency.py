@@ -37,6 +37,14 @@ class BlockUse:
     registers_per_thread: int
     spilled_registers: int
 
+    @property
+    def local_bytes(self) -> int:
+        """Local-memory traffic of a block: each spilled register written and read back once.
+
+        What compilers spill first are addresses and other values of the prologue and epilogue.
+        """
+        return 2 * 4 * self.spilled_registers * self.threads
+
 
 @dataclass(frozen=True, slots=True)
 class Residency:

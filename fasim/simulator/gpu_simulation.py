@@ -25,8 +25,9 @@ def simulate(work: KernelWork, *, repeat: bool = True, timeline: bool = False) -
     """Run one kernel.
 
     Args:
-        repeat: skip blocks once the kernel repeats itself. Kernels of one block class end on
-            the same tick as without; mixed ones within 0.3 %. Off, every block is simulated.
+        repeat: skip blocks once the kernel repeats itself; the result's `repetition` says
+            how. `exact` ends on the same tick as without, `slope` within about 0.3 %. Off,
+            every block is simulated: the reference.
         timeline: record the spans of every simulated block.
     """
     return GpuSimulation(work, repeat=repeat, timeline=timeline).run()
@@ -80,7 +81,9 @@ class GpuSimulation:
                     self._end_chunk(sm, block, now)
             while timers and timers[0][0] <= now:
                 block = heappop(timers)[2]
-                if block.phase == PROLOGUE:
+                if block.transfer.end > now:
+                    self._wait(sm, block, now)
+                elif block.phase == PROLOGUE:
                     self._end_prologue(sm, block, now)
                 elif block.phase == EPILOGUE:
                     self._end_epilogue(sm, block, now)
@@ -132,11 +135,12 @@ class GpuSimulation:
         """
         gpu, kind = self.gpu, block.kind
         while block.units <= 0:
-            if block.arrival > now:
+            if block.transfer.end > now:
                 sm.computing.remove(block)
                 self._record(sm, block, "loop", now)
-                gpu.wait_ticks += block.arrival - now
-                self._hold(sm, block, WAIT, now, block.arrival - now, 0)
+                block.phase = WAIT
+                block.held_until = now
+                self._wait(sm, block, now)
                 return
             chunk = block.chunk = block.chunk + 1
             if chunk == len(kind.chunk_units):
@@ -146,7 +150,7 @@ class GpuSimulation:
                 return
             block.units += kind.chunk_units[chunk]
             if kind.chunk_service[chunk]:
-                block.arrival = gpu.request(kind.chunk_service[chunk], now)
+                block.transfer = gpu.request(kind.chunk_service[chunk], now)
 
     def _end_epilogue(self, sm: Sm, block: Block, now: int) -> None:
         if self.timeline is not None:
@@ -157,13 +161,22 @@ class GpuSimulation:
     def _hold(self, sm: Sm, block: Block, phase: int, now: int, ticks: int, service: int) -> None:
         """Keep the block for `ticks`, and until a transfer requested now is through."""
         gpu = self.gpu
-        end = now + ticks
-        if service:
-            arrival = gpu.request(service, now)
-            if arrival > end:
-                gpu.wait_ticks += arrival - end
-                end = arrival
         block.phase = phase
+        block.held_until = end = now + ticks
+        if service:
+            # When it is through is known once this tick is over: not before its own service.
+            block.transfer = gpu.request(service, now)
+            if end < now + service:
+                gpu.wait_ticks += now + service - end
+                block.held_until = end = now + service
+        gpu.order = order = gpu.order + 1
+        heappush(sm.timers, (end, order, block))
+
+    def _wait(self, sm: Sm, block: Block, now: int) -> None:
+        """Keep the block until its transfer is through."""
+        gpu = self.gpu
+        end = block.transfer.end
+        gpu.wait_ticks += end - now
         gpu.order = order = gpu.order + 1
         heappush(sm.timers, (end, order, block))
 

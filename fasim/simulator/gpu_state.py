@@ -82,10 +82,35 @@ class Kind:
         ] + [0]
 
 
+class Transfer:
+    """What was asked of DRAM in one tick; it arrives together, at `end`.
+
+    Memory interleaves the requests it holds, so what many SMs ask for at once reaches none of
+    them first. Blocks of a wave that start together so stay together, as measured write bursts
+    of GEMMs show; a queue of whole requests would spread them out.
+    """
+
+    __slots__ = ("end", "tick")
+
+    def __init__(self, tick: int, end: int) -> None:
+        self.tick = tick
+        self.end = end
+
+
 class Block:
     """A block on a slot; the object stays when the next block of the grid takes the slot."""
 
-    __slots__ = ("arrival", "block_id", "chunk", "kind", "phase", "since", "slot", "units")
+    __slots__ = (
+        "block_id",
+        "chunk",
+        "held_until",
+        "kind",
+        "phase",
+        "since",
+        "slot",
+        "transfer",
+        "units",
+    )
 
     def __init__(self, slot: int) -> None:
         self.slot = slot
@@ -94,8 +119,12 @@ class Block:
         self.phase = PROLOGUE
         self.chunk = 0
         self.units = 0  # of work left in this chunk
-        self.arrival = 0  # tick at which the chunk's bytes are here
+        self.transfer = NO_TRANSFER  # what the phase or the chunk waits for, at its end
+        self.held_until = 0  # tick at which a fixed phase ends but for its transfer
         self.since = 0  # tick up to which the timeline has this block
+
+
+NO_TRANSFER = Transfer(-1, 0)
 
 
 class Sm:
@@ -138,7 +167,6 @@ class GpuState:
 
     __slots__ = (
         "blocks",
-        "busy_until",
         "free_since",
         "free_slots",
         "issued",
@@ -147,6 +175,7 @@ class GpuState:
         "rates",
         "skipped_ticks",
         "sms",
+        "transfer",
         "wait_ticks",
     )
 
@@ -164,7 +193,7 @@ class GpuState:
         self.blocks = work.blocks
         self.sms = [Sm(index, work.launch_ticks) for index in range(work.sm_count)]
         self.issued = 0
-        self.busy_until = 0  # DRAM channel
+        self.transfer = NO_TRANSFER  # the last on the DRAM channel: busy until its end
         self.order = 0  # of timers and wake-ups: ties are settled as they were made
         self.wait_ticks = 0  # of slots for DRAM, counted as the wait begins
         self.free_slots = 0  # slots with no further block, and the sum of since when
@@ -176,11 +205,16 @@ class GpuState:
         self.order += 1
         return self.order
 
-    def request(self, service: int, now: int) -> int:
-        """Queue a transfer on the DRAM channel; the tick at which it is through."""
-        busy_until = self.busy_until
-        self.busy_until = arrival = (busy_until if busy_until > now else now) + service
-        return arrival
+    def request(self, service: int, now: int) -> Transfer:
+        """Queue `service` ticks on the DRAM channel, behind earlier ticks' and among this one's."""
+        transfer = self.transfer
+        if transfer.tick == now:
+            transfer.end += service
+        else:
+            busy_until = transfer.end
+            start = busy_until if busy_until > now else now
+            self.transfer = transfer = Transfer(now, start + service)
+        return transfer
 
     def counts(self) -> list[int]:
         """Slot-ticks that only simulation tells: waits for DRAM, then each rate's by r."""

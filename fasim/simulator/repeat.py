@@ -5,9 +5,9 @@ now. SMs are interchangeable: which SM is in a state does not matter, the order 
 wake does. Two equal states begin equal futures, so all that passed between them is added as
 often as it fits into the blocks that are left: exact to the tick.
 
-Not every kernel comes back to a state. Blocks of several classes meet in ever new ways; equal
-blocks that share an SM keep the phase between them, and with it each SM a period of its own.
-Such kernels still settle into a steady rate, and patterns are skipped at their mean cost.
+Equal blocks stay in step and come back to a state within a wave or two. Blocks of several
+classes meet in ever new ways: such kernels settle into a steady rate, and patterns are skipped
+at their mean cost.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from fasim.simulator.gpu_state import GpuState
+from fasim.simulator.gpu_state import Block, GpuState
 from fasim.simulator.result import Repetition
 from fasim.simulator.work import KernelWork
 
@@ -39,7 +39,7 @@ class Steadiness:
     most_looks: int  # then the later half of all looks is the window, steady or not
 
 
-UNIFORM = Steadiness(128, Fraction(3, 10_000), 60)
+UNIFORM = Steadiness(512, Fraction(3, 10_000), 60)
 MIXED = Steadiness(1024, Fraction(1, 100), 24)
 
 
@@ -99,14 +99,21 @@ class Repeater:
     def _state(self, now: int) -> tuple[int, ...]:
         """All that the future depends on, relative to now, without the names of SMs and slots."""
         gpu = self.gpu
-        state = [gpu.issued % self.phase_blocks, max(gpu.busy_until - now, 0)]
+        asked_now = int(gpu.transfer.tick == now)  # and may be joined by others
+        state = [gpu.issued % self.phase_blocks, max(gpu.transfer.end - now, 0), asked_now]
         for sm in sorted(gpu.sms, key=lambda sm: (sm.wake, sm.order)):
             state += sm.wake - now, len(sm.timers)
             for block in sm.computing:
-                state += block.kind.index, block.chunk, block.units, max(block.arrival - now, 0)
+                state += block.kind.index, block.chunk, block.units
+                state += self._due(block, now)
             for end, _, block in sorted(sm.timers):
                 state += block.kind.index, block.chunk, block.phase, end - now
+                state += self._due(block, now)
         return tuple(state)
+
+    def _due(self, block: Block, now: int) -> tuple[int, int]:
+        """Ticks until a block's transfer is through, and whether others may still join it."""
+        return max(block.transfer.end - now, 0), int(block.transfer.tick == now)
 
     def _skip_periods(self, before: Moment, moment: Moment) -> None:
         """Repeat what passed between two equal states as often as it fits."""

@@ -36,8 +36,8 @@ class Skip(NamedTuple):
 class Timeline:
     """The spans of one kernel in order of their end, and what was skipped between them.
 
-    Tick 0 is the start of the launch. The spans of a slot do not overlap. Blocks that were
-    running when a skip began appear once, as the equal blocks that run when it ends.
+    Tick 0 is the start of the launch. The spans of a slot do not overlap. A phase that a skip
+    fell into is shown once, as that of the equal block that runs when the skip ends.
     """
 
     spans: list[Span] = field(default_factory=list)

@@ -1,0 +1,254 @@
+"""A prediction, or several side by side, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fasim.problem import Attention, Scenario
+from fasim.readings.traffic import Level, total
+from fasim.report.quantities import (
+    bytes_text,
+    count_text,
+    percent_text,
+    ratio_text,
+    time_text,
+)
+from fasim.report.tables import table
+from fasim.verbs.compare import Comparison
+from fasim.verbs.prediction import LEVELS, MODELLED, Prediction
+
+SMALL_SHARE = 0.005  # causes under half a percent of the time are not worth a line
+
+
+def problem_line(problem: Attention) -> str:
+    """The problem in a line."""
+    heads = f"{problem.heads} heads"
+    if problem.kv_heads != problem.heads:
+        heads += f" ({problem.kv_heads} of keys and values)"
+    mask = "causal" if problem.causal else "no mask"
+    return (
+        f"{problem.direction}: batch {problem.batch}, {heads}, {problem.seqlen_q} queries x "
+        f"{problem.seqlen_k} keys, head dimension {problem.head_dim}, {problem.dtype}, {mask}"
+    )
+
+
+def scenario_line(scenario: Scenario) -> str:
+    """The scenario in a line."""
+    return (
+        f"launched on a {scenario.launch}, {scenario.l2} L2, {scenario.run_length} run"
+        if scenario.launch != "kernel"
+        else f"kernel alone, {scenario.l2} L2, {scenario.run_length} run"
+    )
+
+
+def prediction_text(prediction: Prediction) -> str:
+    """One prediction: time and what bounds it, bytes, memory, kernels."""
+    parts = [
+        f"{prediction.name} on {prediction.gpu} ({prediction.gpu_title})",
+        f"{problem_line(prediction.problem)}\n"
+        f"tile {prediction.tile_name}; {scenario_line(prediction.scenario)}",
+        _summary(prediction),
+    ]
+    if prediction.stalls_s:
+        parts.append(_stalls(prediction))
+    parts += [_bytes(prediction), _kernels(prediction), _memory(prediction)]
+    parts += _notes(prediction.changes, prediction.assumptions)
+    return "\n\n".join(parts)
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """Predictions side by side, then the bytes of each by tensor and level."""
+    parts = []
+    if comparison.rows:
+        first = comparison.rows[0].prediction
+        parts.append(f"{problem_line(first.problem)}\n{scenario_line(first.scenario)}")
+        parts += [_side_by_side(comparison), _levels_side_by_side(comparison)]
+        for row in comparison.rows:
+            prediction = row.prediction
+            heading = f"{prediction.name} on {prediction.gpu}, tile {prediction.tile_name}"
+            parts.append(f"{heading}: bytes by tensor\n{_bytes(prediction)}")
+            if len(prediction.kernels) > 1:
+                parts.append(
+                    f"{heading}: matrix accesses, kernel by kernel (compulsory)\n"
+                    + _accesses(prediction)
+                )
+    if comparison.refused:
+        parts.append(
+            "\n".join(f"refused: {r.schedule} on {r.gpu}: {r.reason}" for r in comparison.refused)
+        )
+    notes: dict[str, None] = {}
+    changes: dict[str, None] = {}
+    for row in comparison.rows:
+        notes |= dict.fromkeys(row.prediction.assumptions)
+        changes |= dict.fromkeys(row.prediction.changes)
+    parts += _notes(tuple(changes), tuple(notes))
+    return "\n\n".join(parts)
+
+
+def _summary(prediction: Prediction) -> str:
+    if prediction.time_s is None:
+        return (
+            f"does not fit: {bytes_text(prediction.footprint.peak_bytes)} of device memory, "
+            f"{prediction.gpu} has {bytes_text(prediction.capacity_bytes)}"
+        )
+    return (
+        f"time {time_text(prediction.time_s)}   bound by {prediction.bound}   "
+        f"{prediction.tflops_per_s:.4g} TFLOP/s   "
+        f"roofline {time_text(prediction.roofline_s)}   "
+        f"memory {bytes_text(prediction.footprint.peak_bytes)} of "
+        f"{bytes_text(prediction.capacity_bytes)}"
+    )
+
+
+def _stalls(prediction: Prediction) -> str:
+    assert prediction.time_s is not None
+    total_s = prediction.time_s
+    ordered = sorted(prediction.stalls_s.items(), key=lambda item: -item[1])
+    shown = [(cause, s) for cause, s in ordered if s / total_s >= SMALL_SHARE]
+    rest = total_s - sum(seconds for _, seconds in shown)
+    rows = [(cause, time_text(s), percent_text(s / total_s)) for cause, s in shown]
+    if len(shown) < len(ordered):
+        names = ", ".join(cause for cause, s in ordered if s / total_s < SMALL_SHARE)
+        rows.append((f"each under 0.5 %: {names}", time_text(rest), percent_text(rest / total_s)))
+    return table(("a block slot's time goes to", "time", "share"), rows)
+
+
+def _level_name(level: str) -> str:
+    return f"{level}*" if level in MODELLED else level
+
+
+def _bytes(prediction: Prediction) -> str:
+    levels = [level for level in LEVELS if level in prediction.traffic]
+    header = ["tensor"]
+    for level in levels:
+        header += [f"{_level_name(level)} read", "write"]
+    names = list(prediction.traffic["global"])
+    rows = [[name, *_cells(prediction.traffic, levels, name)] for name in names]
+    rows.append(["all", *_cells(prediction.traffic, levels, None)])
+    return table(header, rows)
+
+
+def _cells(traffic: Mapping[str, Level], levels: list[str], name: str | None) -> list[str]:
+    cells = []
+    for level in levels:
+        access = total(traffic[level]) if name is None else traffic[level].get(name)
+        cells.append(bytes_text(access.read_bytes if access else 0))
+        written = access.write_bytes + access.reduce_bytes if access else 0
+        cells.append(bytes_text(written))
+    return cells
+
+
+def _accesses(prediction: Prediction) -> str:
+    rows = []
+    for kernel in prediction.kernels:
+        for name, access in kernel.traffic["compulsory"].items():
+            if access.read_bytes:
+                rows.append((f"{kernel.name}: read {name}", bytes_text(access.read_bytes)))
+            if access.write_bytes:
+                rows.append((f"{kernel.name}: write {name}", bytes_text(access.write_bytes)))
+    return table(("access", "bytes"), rows)
+
+
+def _kernels(prediction: Prediction) -> str:
+    rows = []
+    for kernel in prediction.kernels:
+        rows.append(
+            (
+                kernel.name,
+                " x ".join(str(n) for n in kernel.grid),
+                str(kernel.warps),
+                bytes_text(kernel.shared_memory_bytes),
+                str(kernel.registers_per_thread),
+                str(kernel.blocks_per_sm),
+                kernel.limiter,
+                f"{kernel.waves:.2f}",
+                time_text(kernel.time_s),
+            )
+        )
+    header = (
+        "kernel",
+        "grid",
+        "warps",
+        "shared memory",
+        "registers",
+        "blocks/SM",
+        "limited by",
+        "waves",
+        "time",
+    )
+    return table(header, rows)
+
+
+def _memory(prediction: Prediction) -> str:
+    held = ", ".join(
+        f"{name} {bytes_text(size)}" for name, size in prediction.footprint.by_tensor.items()
+    )
+    operations = prediction.flops
+    return (
+        f"device memory: {held}\n"
+        f"operations: tensor {count_text(operations.tensor)}FLOP "
+        f"({percent_text(operations.tensor_useful / operations.tensor)} useful), "
+        f"fp32 {count_text(operations.fp32)}FLOP, sfu {count_text(operations.sfu)}op"
+    )
+
+
+def _side_by_side(comparison: Comparison) -> str:
+    header = (
+        "schedule",
+        "gpu",
+        "tile",
+        "time",
+        "speed-up",
+        "bound by",
+        "TFLOP/s",
+        "roofline",
+        "memory",
+        "saved",
+        "max error",
+    )
+    rows = []
+    for row in comparison.rows:
+        prediction = row.prediction
+        speed = prediction.tflops_per_s
+        rows.append(
+            (
+                prediction.name,
+                prediction.gpu,
+                prediction.tile_name,
+                time_text(prediction.time_s) if prediction.fits else "does not fit",
+                ratio_text(row.speedup),
+                prediction.bound or "?",
+                "?" if speed is None else f"{speed:.3g}",
+                time_text(prediction.roofline_s),
+                bytes_text(prediction.footprint.peak_bytes),
+                ratio_text(row.memory_ratio),
+                f"{row.accuracy.max_error:.1e}",
+            )
+        )
+    return table(header, rows, left=3)
+
+
+def _levels_side_by_side(comparison: Comparison) -> str:
+    header = ["schedule", "gpu"]
+    for level in LEVELS:
+        header += [f"{_level_name(level)} read", "write"]
+    rows = []
+    for row in comparison.rows:
+        prediction = row.prediction
+        cells: list[str] = []
+        for level in LEVELS:
+            if level in prediction.traffic:
+                cells += _cells(prediction.traffic, [level], None)
+            else:
+                cells += ["?", "?"]
+        rows.append([prediction.name, prediction.gpu, *cells])
+    return table(header, rows, left=2)
+
+
+def _notes(changes: tuple[str, ...], assumptions: tuple[str, ...]) -> list[str]:
+    parts = []
+    if changes:
+        parts.append("\n".join(changes))
+    if assumptions:
+        parts.append("\n".join(f"* {line}" for line in assumptions))
+    return parts

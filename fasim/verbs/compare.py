@@ -1,0 +1,130 @@
+"""`fasim compare`: schedules and GPUs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fasim.problem import Attention, Scenario
+from fasim.readings.accuracy import Accuracy, accuracy
+from fasim.schedules import catalog
+from fasim.schedules.plan import Refused, Tile
+from fasim.verbs.predict import predict
+from fasim.verbs.prediction import Prediction
+
+if TYPE_CHECKING:
+    from fasim.hardware import Profile
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A schedule that a GPU cannot run, and why."""
+
+    gpu: str
+    schedule: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prediction of a comparison, beside its numerical error.
+
+    Attributes:
+        speedup: time of the first prediction on the same GPU over this one's.
+        memory_ratio: peak memory of the first over this one's.
+        global_ratio: bytes at the global level of the first over this one's.
+    """
+
+    prediction: Prediction
+    accuracy: Accuracy
+    speedup: float | None
+    memory_ratio: float
+    global_ratio: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Predictions of one problem, and what could not be predicted."""
+
+    rows: tuple[Row, ...]
+    refused: tuple[Refusal, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "predictions": [
+                {
+                    **row.prediction.to_dict(),
+                    "numerical_error": row.accuracy.to_dict(),
+                    "ratios": {
+                        "speedup": row.speedup,
+                        "memory": row.memory_ratio,
+                        "global_bytes": row.global_ratio,
+                    },
+                }
+                for row in self.rows
+            ],
+            "refused": [
+                {"gpu": refusal.gpu, "schedule": refusal.schedule, "reason": refusal.reason}
+                for refusal in self.refused
+            ],
+        }
+
+
+def compare(
+    problem: Attention,
+    profiles: Sequence[Profile],
+    scenario: Scenario | None = None,
+    *,
+    schedules: Sequence[str] = (),
+    implementations: Sequence[str] = (),
+    tile: Tile | None = None,
+) -> Comparison:
+    """Predicts every schedule on every GPU; all schedules if none is named.
+
+    What a GPU cannot run is listed as refused, what it cannot hold stays with `fits` false.
+
+    Raises:
+        Refused: an unknown schedule or implementation.
+    """
+    names: list[tuple[str | None, str | None]] = [(name, None) for name in schedules]
+    names += [(None, name) for name in implementations]
+    for name in schedules:
+        catalog.find(name, catalog.SCHEDULES, "schedule")
+    for name in implementations:
+        catalog.find(name, catalog.IMPLEMENTATIONS, "implementation")
+    rows: list[Row] = []
+    refused: list[Refusal] = []
+    for profile in profiles:
+        first: Prediction | None = None
+        for schedule, implementation in names or [(name, None) for name in catalog.SCHEDULES]:
+            try:
+                prediction = predict(
+                    problem,
+                    profile,
+                    scenario,
+                    schedule=schedule,
+                    implementation=implementation,
+                    tile=tile,
+                )
+            except Refused as refusal:
+                refused.append(Refusal(profile.resolved_name, refusal.name, refusal.reason))
+                continue
+            first = first or prediction
+            rows.append(_row(prediction, first, profile, tile))
+    return Comparison(tuple(rows), tuple(refused))
+
+
+def _row(prediction: Prediction, first: Prediction, profile: Profile, tile: Tile | None) -> Row:
+    both = prediction.time_s is not None and first.time_s is not None
+    return Row(
+        prediction,
+        accuracy(prediction.problem, profile.gpu, prediction.schedule, prediction.implementation),
+        speedup=first.time_s / prediction.time_s if both else None,  # type: ignore[operator]
+        memory_ratio=first.footprint.peak_bytes / prediction.footprint.peak_bytes,
+        global_ratio=_global_bytes(first) / _global_bytes(prediction),
+    )
+
+
+def _global_bytes(prediction: Prediction) -> int:
+    return sum(access.total_bytes for access in prediction.traffic["global"].values())

@@ -1,0 +1,195 @@
+"""`fasim predict`: what one schedule costs on one GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fasim.problem import Attention, Scenario
+from fasim.readings.footprint import footprint
+from fasim.readings.traffic import KernelTraffic, Level, Traffic, merge, traffic
+from fasim.schedules import catalog
+from fasim.schedules.plan import Plan, Refused, Tile
+from fasim.schedules.record import cached_record
+from fasim.schedules.residency import block_use, residency
+from fasim.simulator.simulate import SimulatedKernel, Simulation, simulate
+from fasim.verbs.prediction import KernelPrediction, Prediction
+
+if TYPE_CHECKING:
+    from fasim.hardware import Gpu, Profile
+
+
+def predict(
+    problem: Attention,
+    profile: Profile,
+    scenario: Scenario | None = None,
+    *,
+    schedule: str | None = None,
+    implementation: str | None = None,
+    tile: Tile | None = None,
+    repeat: bool = True,
+    timeline: bool = False,
+) -> Prediction:
+    """Bytes at every level, time, what bounds it, and memory of `problem` on a GPU.
+
+    Args:
+        schedule: one of `fasim schedules`; the fastest that the GPU can run if neither a
+            schedule nor an implementation is given.
+        implementation: a named kernel family; it decides the schedule.
+        tile: rows of Q × rows of K/V of a block, instead of the schedule's own.
+        repeat: let repeated waves stand for those like them; off, every block is simulated.
+        timeline: keep the spans of the simulated blocks.
+
+    Raises:
+        Refused: the schedule cannot run this problem on this GPU; the message is one line.
+    """
+    scenario = scenario or Scenario()
+    if schedule is None and implementation is None:
+        return _fastest(problem, profile, scenario, tile, repeat=repeat, timeline=timeline)
+    planned = catalog.plan(problem, profile.gpu, schedule, implementation, tile)
+    return _predict(problem, profile, scenario, planned, repeat=repeat, timeline=timeline)
+
+
+def _fastest(
+    problem: Attention,
+    profile: Profile,
+    scenario: Scenario,
+    tile: Tile | None,
+    *,
+    repeat: bool,
+    timeline: bool,
+) -> Prediction:
+    """The schedule with the least time; of those that do not fit memory, the smallest."""
+    found: list[Prediction] = []
+    refused: list[Refused] = []
+    for name in catalog.SCHEDULES:
+        try:
+            planned = catalog.plan(problem, profile.gpu, name, None, tile)
+        except Refused as reason:
+            refused.append(reason)
+            continue
+        found.append(
+            _predict(problem, profile, scenario, planned, repeat=repeat, timeline=timeline)
+        )
+    if not found:
+        raise Refused("no schedule runs this", "; ".join(str(reason) for reason in refused))
+    return min(
+        found,
+        key=lambda p: (p.time_s is None, p.time_s or 0.0, p.footprint.peak_bytes),
+    )
+
+
+def _predict(
+    problem: Attention,
+    profile: Profile,
+    scenario: Scenario,
+    planned: Plan,
+    *,
+    repeat: bool,
+    timeline: bool,
+) -> Prediction:
+    gpu = profile.gpu
+    exact = traffic(planned.kernels)
+    memory = footprint(planned.kernels)
+    fits = memory.peak_bytes <= gpu.dram.capacity_bytes
+    simulation = None
+    if fits:
+        simulation = simulate(planned, exact, gpu, scenario, repeat=repeat, timeline=timeline)
+    kernels = _kernels(planned, exact, gpu, simulation)
+    return Prediction(
+        gpu=profile.resolved_name,
+        gpu_title=gpu.title,
+        problem=problem,
+        scenario=scenario,
+        schedule=planned.schedule,
+        implementation=planned.implementation,
+        tile=planned.tile,
+        flops=exact.flops,
+        traffic=_chain_levels(exact, simulation),
+        footprint=memory,
+        capacity_bytes=gpu.dram.capacity_bytes,
+        fits=fits,
+        kernels=kernels,
+        assumptions=(*profile.notes, *planned.assumptions, *_assumptions(kernels, simulation)),
+        changes=tuple(profile.changes.lines()) if profile.changes else (),
+        time_s=None if simulation is None else simulation.time_s,
+        roofline_s=None if simulation is None else simulation.roofline_s,
+        stalls_s={} if simulation is None else simulation.stalls_s,
+        simulation=simulation,
+    )
+
+
+def _chain_levels(exact: Traffic, simulation: Simulation | None) -> dict[str, Level]:
+    levels = {"compulsory": exact.compulsory, "global": exact.global_}
+    if simulation is not None:
+        levels["l2"] = merge(kernel.memory.l2 for kernel in simulation.kernels)
+        levels["dram"] = merge(kernel.memory.dram for kernel in simulation.kernels)
+    return levels
+
+
+def _kernels(
+    planned: Plan, exact: Traffic, gpu: Gpu, simulation: Simulation | None
+) -> tuple[KernelPrediction, ...]:
+    simulated: Sequence[SimulatedKernel | None] = (
+        [None] * len(planned.kernels) if simulation is None else simulation.kernels
+    )
+    return tuple(
+        _kernel(planned, index, kernel_traffic, gpu, kernel)
+        for index, (kernel_traffic, kernel) in enumerate(
+            zip(exact.kernels, simulated, strict=True)
+        )
+    )
+
+
+def _kernel(
+    planned: Plan,
+    index: int,
+    exact: KernelTraffic,
+    gpu: Gpu,
+    simulated: SimulatedKernel | None,
+) -> KernelPrediction:
+    kernel = planned.kernels[index]
+    use = block_use(cached_record(kernel))
+    occupancy = residency(use, gpu)
+    levels = {"compulsory": exact.compulsory, "global": exact.global_}
+    if simulated is not None:
+        levels |= {"l2": simulated.memory.l2, "dram": simulated.memory.dram}
+    return KernelPrediction(
+        name=kernel.name,
+        grid=kernel.grid_shape,
+        blocks_per_sm=occupancy.blocks_per_sm,
+        limiter=occupancy.limiter,
+        waves=kernel.blocks / (occupancy.blocks_per_sm * gpu.sm_count),
+        warps=kernel.mapping.warps,
+        shared_memory_bytes=use.shared_memory_bytes,
+        registers_per_thread=use.registers_per_thread,
+        spilled_registers=use.spilled_registers,
+        local_bytes=use.local_bytes * kernel.blocks,
+        traffic=levels,
+        repeated_waves=None if simulated is None else simulated.result.repeated_waves,
+        time_s=None if simulated is None else simulated.time_s,
+        roofline_s=None if simulated is None else simulated.roofline_s,
+        clock_hz=None if simulated is None else simulated.lowered.clock_hz,
+        stalls_s={} if simulated is None else simulated.result.time_by_cause_s,
+    )
+
+
+def _assumptions(
+    kernels: tuple[KernelPrediction, ...], simulation: Simulation | None
+) -> list[str]:
+    """What a reader should know of the numbers, in sentences."""
+    if simulation is None:
+        return ["device memory does not hold the chain: no time, L2 or DRAM bytes"]
+    said = ["bytes at the levels l2 and dram are modelled; compulsory and global are exact"]
+    for kernel, simulated in zip(kernels, simulation.kernels, strict=True):
+        if kernel.spilled_registers:
+            said.append(
+                f"{kernel.name}: {kernel.spilled_registers} registers a thread over the limit "
+                "are predicted to spill once a block, outside the main loop"
+            )
+        if simulated.result.repetition == "slope":
+            said.append(
+                f"{kernel.name}: waves of mixed length were repeated at their mean cost "
+                "(within 0.3 % of simulating every block)"
+            )
+    return said

@@ -1,0 +1,184 @@
+"""The result of a prediction, and its JSON form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from fasim.problem import Attention, Scenario
+from fasim.readings.footprint import Footprint
+from fasim.readings.traffic import Access, Flops, Level, total
+from fasim.simulator.simulate import Simulation
+
+LEVELS = ("compulsory", "global", "l2", "dram")
+MODELLED = ("l2", "dram")  # these come from simulation; the others are exact
+
+
+@dataclass(frozen=True)
+class KernelPrediction:
+    """One kernel of a prediction. Times are None if the problem does not fit the GPU's memory.
+
+    Attributes:
+        limiter: what stops an SM from holding one block more.
+        waves: how many times the grid fills the GPU; `repeated_waves` of them were not
+            simulated one by one, as they repeat others.
+        traffic: bytes by level and tensor; `l2` and `dram` only where a time is.
+        spilled_registers: a thread's registers over the limit, predicted to spill.
+        local_bytes: local-memory traffic of the spilled registers, in and out.
+    """
+
+    name: str
+    grid: tuple[int, ...]
+    blocks_per_sm: int
+    limiter: str
+    waves: float
+    warps: int
+    shared_memory_bytes: int
+    registers_per_thread: int
+    spilled_registers: int
+    local_bytes: int
+    traffic: Mapping[str, Level]
+    repeated_waves: float | None = None
+    time_s: float | None = None
+    roofline_s: float | None = None
+    clock_hz: float | None = None
+    stalls_s: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a schedule costs on a GPU, and why.
+
+    Attributes:
+        traffic: bytes by level (`compulsory`, `global`: exact; `l2`, `dram`: modelled) and
+            tensor, of the whole chain.
+        fits: whether device memory holds the chain; if not there is no time.
+        stalls_s: seconds by cause, the mean over block slots; they sum to `time_s`.
+        bound: the cause that takes most of the time.
+        changes: what overrides of the GPU moved and what they left alone, in lines.
+        simulation: the simulated chain, to open a prediction at block or warp level.
+    """
+
+    gpu: str
+    gpu_title: str
+    problem: Attention
+    scenario: Scenario
+    schedule: str
+    implementation: str | None
+    tile: tuple[int, int]
+    flops: Flops
+    traffic: Mapping[str, Level]
+    footprint: Footprint
+    capacity_bytes: int
+    fits: bool
+    kernels: tuple[KernelPrediction, ...]
+    assumptions: tuple[str, ...]
+    changes: tuple[str, ...] = ()
+    time_s: float | None = None
+    roofline_s: float | None = None
+    stalls_s: Mapping[str, float] = field(default_factory=dict)
+    simulation: Simulation | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The implementation where one was asked for, else the schedule."""
+        return self.implementation or self.schedule
+
+    @property
+    def tile_name(self) -> str:
+        return f"{self.tile[0]}x{self.tile[1]}"
+
+    @property
+    def tflops_per_s(self) -> float | None:
+        """4·B·H·Sq·Sk·D over the time, halved when causal, × 2.5 backward, in 10¹² a second."""
+        return None if self.time_s is None else self.problem.nominal_flops / self.time_s / 1e12
+
+    @property
+    def bound(self) -> str | None:
+        if not self.stalls_s:
+            return None
+        return max(self.stalls_s, key=lambda cause: self.stalls_s[cause])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form: strict (null, never NaN), milliseconds and bytes."""
+        return {
+            "gpu": self.gpu,
+            "gpu_title": self.gpu_title,
+            "gpu_changes": list(self.changes),
+            "problem": asdict(self.problem),
+            "scenario": asdict(self.scenario),
+            "schedule": self.schedule,
+            "implementation": self.implementation,
+            "tile": self.tile_name,
+            "time_ms": _ms(self.time_s),
+            "roofline_ms": _ms(self.roofline_s),
+            "tflops_per_s": self.tflops_per_s,
+            "bound": self.bound,
+            "stalls": _milliseconds(self.stalls_s),
+            "flops": asdict(self.flops),
+            "traffic": _levels(self.traffic),
+            "memory": {
+                "fits": self.fits,
+                "peak_bytes": self.footprint.peak_bytes,
+                "capacity_bytes": self.capacity_bytes,
+                "by_tensor": dict(self.footprint.by_tensor),
+            },
+            "kernels": [_kernel(kernel) for kernel in self.kernels],
+            "assumptions": list(self.assumptions),
+        }
+
+
+def _kernel(kernel: KernelPrediction) -> dict[str, Any]:
+    return {
+        "name": kernel.name,
+        "grid": list(kernel.grid),
+        "warps": kernel.warps,
+        "blocks_per_sm": kernel.blocks_per_sm,
+        "limiter": kernel.limiter,
+        "shared_memory_bytes": kernel.shared_memory_bytes,
+        "registers_per_thread": kernel.registers_per_thread,
+        "spilled_registers": kernel.spilled_registers,
+        "local_bytes": kernel.local_bytes,
+        "waves": kernel.waves,
+        "repeated_waves": kernel.repeated_waves,
+        "time_ms": _ms(kernel.time_s),
+        "roofline_ms": _ms(kernel.roofline_s),
+        "clock_hz": kernel.clock_hz,
+        "stalls": _milliseconds(kernel.stalls_s),
+        "traffic": _levels(kernel.traffic),
+    }
+
+
+def _levels(traffic: Mapping[str, Level]) -> dict[str, Any]:
+    return {level: _level(traffic.get(level)) for level in LEVELS}
+
+
+def _level(level: Level | None) -> dict[str, Any]:
+    """One level: its sums, and bytes by tensor. A level that was not modelled is all null."""
+    if level is None:
+        return {**_access(None), "by_tensor": {}}
+    return {
+        **_access(total(level)),
+        "by_tensor": {name: _access(access) for name, access in level.items()},
+    }
+
+
+def _access(access: Access | None) -> dict[str, int | None]:
+    return {
+        "read_bytes": None if access is None else access.read_bytes,
+        "write_bytes": None if access is None else access.write_bytes,
+        "reduce_bytes": None if access is None else access.reduce_bytes,
+    }
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1e3
+
+
+def _milliseconds(causes: Mapping[str, float]) -> dict[str, float]:
+    return {cause: seconds * 1e3 for cause, seconds in _largest_first(causes.items())}
+
+
+def _largest_first(items: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+    return sorted(items, key=lambda item: -item[1])

@@ -1,0 +1,186 @@
+"""Traces worked out by hand. DRAM moves one byte a tick in all of them."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fasim.simulator.gpu_simulation import simulate, simulate_chain
+from fasim.simulator.work import TICKS_PER_SECOND, BlockClass, KernelWork, LoopRate
+
+ITERATION = 1024
+
+
+def kernel(*classes, blocks=1, sms=1, blocks_per_sm=1, **fields):
+    fields = {"pattern": tuple(range(len(classes))), "repeats": blocks, **fields}
+    return KernelWork(
+        "k", classes, sm_count=sms, blocks_per_sm=blocks_per_sm,
+        dram_bandwidth_bytes_per_s=TICKS_PER_SECOND, **fields,
+    )  # fmt: skip
+
+
+def rate(*periods):
+    return LoopRate(periods, tuple((("tensor", period),) for period in periods))
+
+
+def test_one_block_on_one_sm():
+    loop = LoopRate((20,), ((("tensor", 12), ("sfu", 8)),))
+    block = BlockClass(
+        "b",
+        prologue=(("l2", 100),),
+        prologue_dram_bytes=150,  # here at 10 + 150, 50 after the fixed part
+        loop=loop,
+        trips=3 * ITERATION + 512,  # the half iteration: 10 ticks, all of them tensor
+        epilogue=(("barrier", 30),),
+        epilogue_dram_bytes=20,  # out before the fixed part is over
+    )
+    result = simulate(kernel(block, launch_ticks=10))
+    assert result.ticks == 10 + 150 + 70 + 30
+    assert result.slot_ticks == {
+        "launch": 10, "l2": 100, "dram": 50, "tensor": 36 + 10, "sfu": 24, "barrier": 30,
+    }  # fmt: skip
+    assert result.dram_bytes == {"prologue": 150, "loop": 0, "epilogue": 20}
+
+
+def test_two_blocks_share_an_sm():
+    """A computes alone in 40–80, with B until 176; B ends alone at 216."""
+    block = BlockClass("b", prologue_dram_bytes=40, loop=rate(10, 16), trips=10 * ITERATION)
+    result = simulate(kernel(block, blocks=2, blocks_per_sm=2))
+    assert result.ticks == 216
+    assert result.slot_ticks == {"tensor": 136 + 136, "dram": 40 + 80, "tail": 40}
+
+
+def test_a_loop_ends_on_the_tick_after_its_work_is_done():
+    """A is alone in 3–6; its 7/10 left take 9.8 ticks at T(2). B then has 4/14 left: 2.9."""
+    block = BlockClass("b", prologue_dram_bytes=3, loop=rate(10, 14), trips=ITERATION)
+    result = simulate(kernel(block, blocks=2, blocks_per_sm=2))
+    assert result.ticks == 6 + 10 + 3
+    assert result.slot_ticks == {"tensor": (3 + 10) + (10 + 3), "dram": 3 + 6, "tail": 3}
+
+
+def test_a_loop_bound_by_dram():
+    """Four chunks: 10 ticks of compute hide in each transfer of 100."""
+    block = BlockClass("b", loop=rate(10), trips=4 * ITERATION, loop_dram_bytes=400)
+    result = simulate(kernel(block))
+    assert result.ticks == 400
+    assert result.slot_ticks == {"tensor": 40, "dram": 360}
+
+
+def test_a_loop_bound_by_compute_hides_its_loads():
+    block = BlockClass("b", loop=rate(100), trips=4 * ITERATION, loop_dram_bytes=396)
+    assert simulate(kernel(block)).slot_ticks == {"tensor": 400}
+
+
+def test_a_block_that_waits_for_bytes_leaves_the_pipes_to_the_other():
+    """Loads of 60 each: A's are here at 60, B's at 120. Compute, 20 in two, ends long before."""
+    block = BlockClass("b", loop=rate(10, 20), trips=ITERATION, loop_dram_bytes=60)
+    quick = BlockClass("q", loop=rate(10, 20), trips=2 * ITERATION)
+    result = simulate(kernel(block, quick, blocks_per_sm=2, loop_chunks=1))
+    # Both compute in 0–20; then the other one has an iteration left, alone: 20–30.
+    assert result.ticks == 60
+    assert result.slot_ticks == {"tensor": 20 + 30, "dram": 40, "tail": 30}
+
+
+def test_writes_of_a_wave_queue_and_the_next_reads_behind_them():
+    block = BlockClass(
+        "b", prologue_dram_bytes=30, loop=rate(101), trips=ITERATION, epilogue_dram_bytes=50
+    )
+    # Reads are here at 30, 60, 90, 120; loops end at 131, 161, 191, 221; writes queue.
+    assert simulate(kernel(block, blocks=4, sms=4)).ticks == 331
+    # Transfers in order, by when they are through: w0 181, w1 231, r4 261, w2 311, w3 361,
+    # r5 391, r6 421, r7 451, w4 501, w5 551, w6 601, w7 651.
+    assert simulate(kernel(block, blocks=8, sms=4)).ticks == 651
+
+
+def test_slots_without_a_block_are_the_tail():
+    block = BlockClass("b", prologue=(("fp32", 100),))
+    result = simulate(kernel(block, blocks=3, sms=2, blocks_per_sm=2, launch_ticks=7))
+    assert result.ticks == 107
+    assert result.slot_ticks == {"launch": 28, "fp32": 300, "tail": 100}
+    assert result.waves == 0.75
+
+
+def test_blocks_are_issued_over_sms_first_then_to_the_slot_that_is_free():
+    long = BlockClass("long", prologue=(("fp32", 100),))
+    short = BlockClass("short", prologue=(("fp32", 10),))
+    work = kernel(long, short, long, long, short, sms=2, blocks_per_sm=2)
+    spans = simulate(work, timeline=True).timeline.spans
+    places = {span.block: (span.sm, span.slot) for span in spans}
+    assert places == {0: (0, 0), 1: (1, 0), 2: (0, 1), 3: (1, 1), 4: (1, 0)}
+
+
+def test_a_chain_runs_kernels_one_after_another():
+    first = kernel(BlockClass("b", prologue=(("fp32", 100),)), launch_ticks=5)
+    second = kernel(BlockClass("c", prologue=(("l2", 40),)), sms=2)
+    chain = simulate_chain([first, second], timeline=True)
+    assert chain.ticks == 105 + 40
+    assert sum(chain.time_by_cause_s.values()) == pytest.approx(chain.time_s)
+    assert chain.time_by_cause_s["tail"] == pytest.approx(20e-12)
+    starts = [event["ts"] for event in chain.chrome_trace()["traceEvents"] if event["ph"] == "X"]
+    assert starts == [5e-6, 105e-6]
+
+
+charges = st.integers(0, 300).map(lambda ticks: (("l2", ticks),))
+amounts = st.one_of(st.just(0), st.integers(1, 400))
+
+
+@st.composite
+def works(draw, most_waves=3):
+    blocks_per_sm = draw(st.integers(1, 3))
+    periods = sorted(draw(st.lists(st.integers(1, 90), min_size=3, max_size=3)))
+    loop = LoopRate(
+        tuple(periods), tuple((("tensor", p - p // 3), ("sfu", p // 3)) for p in periods)
+    )
+    classes = []
+    for name in "abc"[: draw(st.integers(1, 3))]:
+        trips = draw(st.integers(0, 12 * ITERATION))
+        classes.append(
+            BlockClass(
+                name, draw(charges), draw(amounts), loop, trips,
+                draw(amounts) if trips else 0, draw(charges), draw(amounts),
+            )
+        )  # fmt: skip
+    sms = draw(st.integers(1, 5))
+    pattern = draw(st.lists(st.integers(0, len(classes) - 1), min_size=1, max_size=6))
+    repeats = 1 + draw(st.integers(0, most_waves * sms * blocks_per_sm)) // len(pattern)
+    return kernel(
+        *classes, blocks=repeats, sms=sms, blocks_per_sm=blocks_per_sm,
+        pattern=tuple(pattern), launch_ticks=draw(st.integers(0, 50)),
+        loop_chunks=draw(st.integers(1, 5)),
+    )  # fmt: skip
+
+
+@given(works())
+@settings(max_examples=200, deadline=None)
+def test_every_tick_of_every_slot_has_a_cause_and_dram_bounds_hold(work):
+    result = simulate(work, timeline=True)
+    assert sum(result.slot_ticks.values()) == work.slots * result.ticks
+    assert min(result.slot_ticks.values(), default=0) >= 0
+    assert result.ticks >= work.launch_ticks + sum(result.dram_bytes.values())
+    assert result.dram_bytes["epilogue"] == work.repeats * sum(
+        work.classes[index].epilogue_dram_bytes for index in work.pattern
+    )
+    # The timeline tells the same story: all but launch and tail, on slots one block at a time.
+    spans = sorted(result.timeline.spans, key=lambda span: (span.sm, span.slot, span.start_ticks))
+    shown = sum(span.end_ticks - span.start_ticks for span in spans)
+    apart = result.slot_ticks.get("launch", 0) + result.slot_ticks.get("tail", 0)
+    assert shown + apart == work.slots * result.ticks
+    for before, after in pairwise(spans):
+        if (before.sm, before.slot) == (after.sm, after.slot):
+            assert before.end_ticks <= after.start_ticks
+
+
+@pytest.mark.parametrize("loads", [0, 2_000, 40_000])
+@pytest.mark.parametrize("trips", [0, 5, 30])
+def test_more_sms_are_never_slower(loads, trips):
+    """By more than the 3 % that in-order issue is worth."""
+    block = BlockClass(
+        "b", (("l2", 700),), 900, rate(600, 1000), trips * ITERATION,
+        loads if trips else 0, (("l2", 300),), 900,
+    )  # fmt: skip
+    times = [
+        simulate(kernel(block, blocks=150, sms=sms, blocks_per_sm=2)).ticks for sms in range(1, 40)
+    ]
+    for fewer, more in pairwise(times):
+        assert more <= 1.03 * fewer
