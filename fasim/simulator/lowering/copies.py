@@ -93,14 +93,18 @@ class Copies:
             self.emitter.require(wait, copy, back)
 
     def _wait_point(self, load: Op) -> int:
-        """Where the mapping says to wait for a load; by default before its first use."""
+        """Where to wait for a load: before the matmul, or the first operation of the kind, that
+        the mapping names; else before its first use.
+        """
         target = dict(self.mapping.wait_before).get(load.name)
-        return next(
-            position
-            for position, op in enumerate(self.body.ops)
-            if op.name == target
-            or op.kind == target
-            or (target is None and load.index in op.inputs)
+        for position, op in enumerate(self.body.ops):
+            if target is None and load.index in op.inputs:
+                return position
+            if target is not None and target in (op.kind, op.name if op.kind == "matmul" else ""):
+                return position
+        raise ValueError(
+            f"kernel {self.body.record.kernel.name}: its mapping waits for {load.name} before "
+            f"{target!r}, and the loop has no such operation"
         )
 
     def _issue_point(self, load: Op) -> tuple[int, bool]:

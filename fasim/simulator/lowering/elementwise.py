@@ -78,35 +78,45 @@ class Elementwise:
                 for op in behind:
                     self._emit_group(op, group - 1, groups, parts)
         for op in run + beside:
-            self.emitter.made(op.index, parts[op.index] or self.emitter.after(op.inputs))
+            if self._is_free(op):
+                self.emitter.made_free(op)
+            else:
+                self.emitter.made(op.index, parts[op.index])
             if op.kind in REDUCTIONS:
                 self._combine_rows(op)
 
     def _emit_group(self, op: Op, group: int, groups: int, parts: dict[int, list[int]]) -> None:
         """One operation on one group of a run's elements."""
-        pipe, per_element = self.body.cost(op)
-        if per_element == 0:
+        if self._is_free(op):
             return
+        pipe, per_element = self.body.cost(op)
         total = max(1, round(self.body.per_thread(self.body.wide(op)) * per_element))
         count = total * (group + 1) // groups - total * group // groups
         if count == 0:
             return
-        needs: list[int] = []
-        for source in self.body.sources(op):
-            made = parts.get(source.index)
-            if made is None and self.body.is_fused(source):
-                # A fused product's own inputs feed the addition.
-                needs += self.emitter.after(source.inputs)
-            elif made:
-                needs.append(made[min(group, len(made) - 1)])
-            else:
-                needs += self.emitter.after((source.index,))
+        needs = self._needs(op, group, parts)
         asynchronous = pipe == "sfu" and count > 1
         parts[op.index].append(
             self.emitter.arithmetic(
                 pipe, count, needs=needs, asynchronous=asynchronous, name=op.kind
             )
         )
+
+    def _needs(self, op: Op, group: int, parts: dict[int, list[int]]) -> list[int]:
+        """What a group waits for: the same group of the run's own values, others whole."""
+        needs: list[int] = []
+        for source in self.body.sources(op):
+            made = parts.get(source.index)
+            if made is None:
+                needs += self.emitter.after((source.index,))
+            elif made:
+                needs.append(made[min(group, len(made) - 1)])
+            else:  # no instructions of its own
+                needs += self._needs(source, group, parts)
+        return needs
+
+    def _is_free(self, op: Op) -> bool:
+        return self.body.cost(op)[1] == 0
 
     def _combine_rows(self, op: Op) -> None:
         """A row's partial results are combined across the quad that shares it.

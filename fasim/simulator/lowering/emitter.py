@@ -8,6 +8,7 @@ from math import ceil
 from typing import Literal
 
 from fasim.hardware.gpu import WARP
+from fasim.schedules.record import Op
 from fasim.simulator.lowering.body import LoopBody
 from fasim.simulator.lowering.instructions import COPY_BYTES, Arithmetic
 from fasim.simulator.stream import Item
@@ -24,6 +25,7 @@ class Emitter:
         self.gpu, self.body = body.gpu, body
         self.items: list[Item] = []
         self._makers: dict[int, list[int]] = {}  # operation → the items that make its parts
+        self._free: dict[int, tuple[int, ...]] = {}  # operation without items → what it takes
 
     # Items. Each method returns the index of the item it appends.
 
@@ -123,15 +125,18 @@ class Emitter:
         """Says which items make the parts of a value, in order."""
         self._makers[op_index] = items
 
+    def made_free(self, op: Op) -> None:
+        """Says that an operation takes no instructions: its value is visible with its inputs."""
+        self._free[op.index] = op.inputs
+
     def after(self, op_indices: Iterable[int]) -> list[int]:
         """The items after which these values are visible whole; none for what is older."""
-        found: list[int] = []
-        for index in op_indices:
-            found += self._makers.get(index, [])[-1:]
-        return found
+        return [item for index in op_indices for item in self.part(index, 0, 1)]
 
     def part(self, op_index: int, step: int, steps: int) -> list[int]:
-        """The item after which the share of a value up to `step` of `steps` is visible."""
+        """The items after which the share of a value up to `step` of `steps` is visible."""
+        if op_index in self._free:
+            return [n for source in self._free[op_index] for n in self.part(source, step, steps)]
         items = self._makers.get(op_index)
         if not items:
             return []
