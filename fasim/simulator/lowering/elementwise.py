@@ -15,6 +15,9 @@ INTERLEAVE = 2
 # few hundred items is simulated in milliseconds.
 RUN_GROUPS = 24
 QUAD_SHUFFLES = 2  # four threads share a row: two exchanges combine their partial results
+# SHFL passes through shared memory's crossbar: 32 lanes a cycle and SM, as loads of four bytes
+# (CUDA C++ Programming Guide, table of arithmetic throughput).
+SHUFFLE_BYTES = 4 * WARP
 
 
 class Elementwise:
@@ -129,10 +132,8 @@ class Elementwise:
         pipe: Arithmetic = "alu" if op.kind == "row_max" else "fp32"
         last = self.emitter.after((op.index,))
         for _ in range(QUAD_SHUFFLES):
-            # SHFL moves four bytes a thread at twice the rate of a shared-memory load.
-            shuffle = self.emitter.shared_memory(
-                values * WARP * 4 / 2, values, needs=last, name="shuffle"
-            )
+            exchanged = values * SHUFFLE_BYTES
+            shuffle = self.emitter.shared_memory(exchanged, values, needs=last, name="shuffle")
             last = [self.emitter.arithmetic(pipe, values, needs=[shuffle], name=op.kind)]
         self.emitter.made(op.index, last)
 
