@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-WIDTH = 140  # wide enough for every table, so that a narrow terminal wraps lines, not cells
+WIDTH = 400  # wider than any table: a narrow terminal wraps lines, cells are never cut
 
 
 def table(

@@ -42,7 +42,7 @@ def _rows(validation: Validation) -> str:
                 measured.gpu,
                 measured.implementation,
                 shape,
-                f"{measured.time_ms:.4g}",
+                f"{row.measured_ms:.4g}",
                 f"{row.predicted_ms:.4g}",
                 signed_percent_text(row.error),
             )

@@ -111,11 +111,11 @@ def compare(
                 refused.append(Refusal(profile.resolved_name, refusal.name, refusal.reason))
                 continue
             first = first or prediction
-            rows.append(_row(prediction, first, profile, tile))
+            rows.append(_row(prediction, first, profile))
     return Comparison(tuple(rows), tuple(refused))
 
 
-def _row(prediction: Prediction, first: Prediction, profile: Profile, tile: Tile | None) -> Row:
+def _row(prediction: Prediction, first: Prediction, profile: Profile) -> Row:
     both = prediction.time_s is not None and first.time_s is not None
     return Row(
         prediction,

@@ -11,9 +11,24 @@ from pathlib import Path
 from fasim.problem import Attention, ProblemError, Scenario
 
 COLUMNS = (
-    "id gpu implementation schedule direction dtype batch heads kv_heads seqlen_q seqlen_k "
-    "head_dim causal dropout time_ms launch l2"
-).split()
+    "id",
+    "gpu",
+    "implementation",
+    "schedule",
+    "direction",
+    "dtype",
+    "batch",
+    "heads",
+    "kv_heads",
+    "seqlen_q",
+    "seqlen_k",
+    "head_dim",
+    "causal",
+    "dropout",
+    "time_ms",
+    "launch",
+    "l2",
+)
 DIRECTIONS = {"fwd": "forward", "bwd": "backward", "fwd+bwd": "both"}
 MAX_FILE_BYTES = 64 * 2**20
 
@@ -28,9 +43,10 @@ class Unsupported(Exception):
 
 @dataclass(frozen=True)
 class Measurement:
-    """One row: a time that somebody measured.
+    """One row of a file: what somebody measured.
 
     Attributes:
+        time_ms: None where only bytes were measured.
         fields: every column of the row, as written.
     """
 
@@ -38,7 +54,7 @@ class Measurement:
     gpu: str
     implementation: str
     direction: str
-    time_ms: float
+    time_ms: float | None
     fields: dict[str, str]
 
     @property
@@ -111,11 +127,8 @@ def read(path: Path) -> Iterator[Measurement]:
 
 def _measurement(path: Path, line: int, row: dict[str, str | None]) -> Measurement:
     fields = {name: (value or "").strip() for name, value in row.items() if name is not None}
-    try:
-        time_ms = float(fields["time_ms"])
-    except ValueError:
-        time_ms = float("nan")
-    if not 0 < time_ms < float("inf"):
+    time_ms = _number(fields["time_ms"]) if fields["time_ms"] else None
+    if time_ms is not None and not 0 < time_ms < float("inf"):
         raise MeasurementError(
             f"{path}:{line}: time_ms is {fields['time_ms']!r}; it must be a positive number"
         )
@@ -132,3 +145,11 @@ def _measurement(path: Path, line: int, row: dict[str, str | None]) -> Measureme
         time_ms,
         fields,
     )
+
+
+def _number(text: str) -> float:
+    """The number a cell holds; NaN, which no range takes, if it holds none."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")

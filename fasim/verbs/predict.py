@@ -65,14 +65,18 @@ def _fastest(
     for name in catalog.SCHEDULES:
         try:
             planned = catalog.plan(problem, profile.gpu, name, None, tile)
-        except Refused as reason:
-            refused.append(reason)
+        except Refused as refusal:
+            refused.append(refusal)
             continue
         found.append(
             _predict(problem, profile, scenario, planned, repeat=repeat, timeline=timeline)
         )
     if not found:
-        raise Refused("no schedule runs this", "; ".join(str(reason) for reason in refused))
+        reasons: dict[str, list[str]] = {}
+        for each in refused:
+            reasons.setdefault(each.reason, []).append(each.name)
+        said = [f"{reason} ({', '.join(names)})" for reason, names in reasons.items()]
+        raise Refused("no schedule runs this", "; ".join(said))
     return min(
         found,
         key=lambda p: (p.time_s is None, p.time_s or 0.0, p.footprint.peak_bytes),
@@ -115,6 +119,7 @@ def _predict(
         time_s=None if simulation is None else simulation.time_s,
         roofline_s=None if simulation is None else simulation.roofline_s,
         stalls_s={} if simulation is None else simulation.stalls_s,
+        hardware=gpu,
         simulation=simulation,
     )
 
@@ -135,9 +140,7 @@ def _kernels(
     )
     return tuple(
         _kernel(planned, index, kernel_traffic, gpu, kernel)
-        for index, (kernel_traffic, kernel) in enumerate(
-            zip(exact.kernels, simulated, strict=True)
-        )
+        for index, (kernel_traffic, kernel) in enumerate(zip(exact.kernels, simulated, strict=True))
     )
 
 
@@ -174,9 +177,7 @@ def _kernel(
     )
 
 
-def _assumptions(
-    kernels: tuple[KernelPrediction, ...], simulation: Simulation | None
-) -> list[str]:
+def _assumptions(kernels: tuple[KernelPrediction, ...], simulation: Simulation | None) -> list[str]:
     """What a reader should know of the numbers, in sentences."""
     if simulation is None:
         return ["device memory does not hold the chain: no time, L2 or DRAM bytes"]

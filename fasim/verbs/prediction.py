@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fasim.problem import Attention, Scenario
 from fasim.readings.footprint import Footprint
 from fasim.readings.traffic import Access, Flops, Level, total
 from fasim.simulator.simulate import Simulation
+
+if TYPE_CHECKING:
+    from fasim.hardware import Gpu
 
 LEVELS = ("compulsory", "global", "l2", "dram")
 MODELLED = ("l2", "dram")  # these come from simulation; the others are exact
@@ -57,7 +60,8 @@ class Prediction:
         stalls_s: seconds by cause, the mean over block slots; they sum to `time_s`.
         bound: the cause that takes most of the time.
         changes: what overrides of the GPU moved and what they left alone, in lines.
-        simulation: the simulated chain, to open a prediction at block or warp level.
+        hardware, simulation: the GPU as it was read and the simulated chain: with them a
+            prediction is opened at block or warp level.
     """
 
     gpu: str
@@ -78,6 +82,7 @@ class Prediction:
     time_s: float | None = None
     roofline_s: float | None = None
     stalls_s: Mapping[str, float] = field(default_factory=dict)
+    hardware: Gpu | None = field(default=None, repr=False, compare=False)
     simulation: Simulation | None = field(default=None, repr=False, compare=False)
 
     @property

@@ -25,11 +25,12 @@ class ValidatedRow:
     """A measured time beside its prediction. `error` is predicted/measured − 1, signed."""
 
     measurement: Measurement
+    measured_ms: float
     predicted_ms: float
 
     @property
     def error(self) -> float:
-        return self.predicted_ms / self.measurement.time_ms - 1
+        return self.predicted_ms / self.measured_ms - 1
 
     def to_dict(self) -> dict[str, Any]:
         measured = self.measurement
@@ -38,7 +39,7 @@ class ValidatedRow:
             "gpu": measured.gpu,
             "implementation": measured.implementation,
             "direction": measured.direction,
-            "measured_ms": measured.time_ms,
+            "measured_ms": self.measured_ms,
             "predicted_ms": self.predicted_ms,
             "error": self.error,
         }
@@ -109,19 +110,17 @@ class Validation:
             "groups": [group.to_dict() for group in self.groups],
             "overall": None if self.overall is None else self.overall.to_dict(),
             "pairs": {"compared": self.pairs, "ordered": self.ordered},
-            "unsupported": [
-                {"id": row.id, "reason": row.reason} for row in self.unsupported
-            ],
+            "unsupported": [{"id": row.id, "reason": row.reason} for row in self.unsupported],
         }
 
 
 def validate(
     measured: Path,
     *,
-    keep: Callable[[Measurement], bool] = lambda measurement: True,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    keep: Callable[[Measurement], bool] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Validation:
-    """Predicts every measurement of a file that `keep` keeps.
+    """Predicts every measurement of a file, or those that `keep` keeps.
 
     `launch` and `l2` of a row are inputs of its prediction, never guessed.
 
@@ -131,16 +130,18 @@ def validate(
     Raises:
         MeasurementError: the file cannot be read.
     """
-    measurements = [m for m in read(measured) if keep(m)]
+    measurements = [m for m in read(measured) if keep is None or keep(m)]
     rows: list[ValidatedRow] = []
     unsupported: list[UnsupportedRow] = []
     for done, measurement in enumerate(measurements):
-        progress(done, len(measurements))
+        if progress is not None:
+            progress(done, len(measurements))
         try:
-            rows.append(ValidatedRow(measurement, _predicted_ms(measurement)))
+            rows.append(_validated(measurement))
         except (Unsupported, Refused, ProfileError) as reason:
             unsupported.append(UnsupportedRow(measurement.id, str(reason)))
-    progress(len(measurements), len(measurements))
+    if progress is not None:
+        progress(len(measurements), len(measurements))
     ordered, pairs = _ordered_pairs(rows)
     return Validation(
         tuple(rows),
@@ -152,7 +153,9 @@ def validate(
     )
 
 
-def _predicted_ms(measurement: Measurement) -> float:
+def _validated(measurement: Measurement) -> ValidatedRow:
+    if measurement.time_ms is None:
+        raise Unsupported("no time: bytes only")
     prediction = predict(
         measurement.problem,
         load(measurement.gpu),
@@ -161,7 +164,7 @@ def _predicted_ms(measurement: Measurement) -> float:
     )
     if prediction.time_s is None:
         raise Unsupported("does not fit the GPU's memory as predicted")
-    return prediction.time_s * 1e3
+    return ValidatedRow(measurement, measurement.time_ms, prediction.time_s * 1e3)
 
 
 def _groups(rows: Iterable[ValidatedRow]) -> list[Group]:
@@ -196,7 +199,7 @@ def _percentile(ordered: list[float], share: float) -> float:
 
 
 def _slope(rows: list[ValidatedRow]) -> float | None:
-    measured = [log(row.measurement.time_ms) for row in rows]
+    measured = [log(row.measured_ms) for row in rows]
     if len(set(measured)) < 3:
         return None
     predicted = [log(row.predicted_ms) for row in rows]
@@ -211,7 +214,7 @@ def _ordered_pairs(rows: list[ValidatedRow]) -> tuple[int, int]:
     ordered = pairs = 0
     for members in same.values():
         for a, b in combinations(members, 2):
-            ratio = a.measurement.time_ms / b.measurement.time_ms
+            ratio = a.measured_ms / b.measured_ms
             if max(ratio, 1 / ratio) > 1 + CLEARLY_DIFFERENT:
                 pairs += 1
                 ordered += (ratio > 1) == (a.predicted_ms > b.predicted_ms)

@@ -1,0 +1,117 @@
+"""What a prediction costs: cached, for a new GPU or tile, and as a cold command."""
+
+from __future__ import annotations
+
+import random
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import pytest
+
+import fasim
+from fasim.hardware import shipped
+from fasim.simulator import sm_engine
+
+PAIRS = 50
+CACHED_S, NEW_S, MEMORY_MB, COLD_S = 0.100, 0.400, 200, 0.9
+
+
+@dataclass(frozen=True)
+class Case:
+    gpu: str
+    schedule: str
+    problem: fasim.Attention
+
+    def predict(self) -> fasim.Prediction:
+        return fasim.predict(self.problem, fasim.load(self.gpu), schedule=self.schedule)
+
+
+def cases(seed: int) -> list[Case]:
+    """Random pairs that are not refused; batch × heads up to 1024, N up to 65,536."""
+    choose = random.Random(seed)
+    found: list[Case] = []
+    while len(found) < PAIRS:
+        length = choose.choice([128, 300, 1024, 2000, 4096, 8192, 16384, 65536])
+        problem = fasim.Attention(
+            batch=choose.choice([1, 2, 4, 8, 16, 32]),
+            heads=choose.choice([1, 4, 8, 16, 32]),
+            seqlen_q=length,
+            seqlen_k=length,
+            head_dim=choose.choice([32, 64, 96, 128, 256]),
+            causal=choose.random() < 0.5,
+        )
+        gpu, schedule = (
+            choose.choice(list(shipped())),
+            choose.choice(["standard", "flash1", "flash2"]),
+        )
+        case = Case(gpu, schedule, problem)
+        try:
+            case.predict()
+        except fasim.Refused:
+            continue
+        found.append(case)
+    return found
+
+
+def timed(case: Case) -> float:
+    start = time.perf_counter()
+    case.predict()
+    return time.perf_counter() - start
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_fifty_random_pairs(benchmark: object, seed: int) -> None:
+    found = cases(seed)
+    new: dict[Case, float] = {}
+    for case in found:
+        sm_engine.steady_rate.cache_clear()
+        new[case] = timed(case)
+    cached = {case: min(timed(case), timed(case)) for case in found}
+    events = {
+        case: sum(k.result.events for k in prediction.simulation.kernels)
+        for case in found
+        if (prediction := case.predict()).simulation is not None
+    }
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    worst = max(cached, key=lambda case: cached[case])
+    print(
+        f"\ncached: worst {max(cached.values()) * 1e3:.0f} ms ({worst}), "
+        f"new: worst {max(new.values()) * 1e3:.0f} ms, "
+        f"events: most {max(events.values())}, memory {used:.0f} MB"
+    )
+    assert used <= MEMORY_MB
+    assert max(cached.values()) <= CACHED_S
+    assert max(new.values()) <= NEW_S
+    benchmark(worst.predict)  # type: ignore[operator]
+
+
+def test_events_are_bounded_as_batch_grows(benchmark: object) -> None:
+    def events(batch: int) -> int:
+        problem = fasim.Attention(batch, 16, 4096, 4096, 128, causal=True)
+        prediction = fasim.predict(problem, fasim.load("h100"), schedule="flash2")
+        assert prediction.simulation is not None
+        return sum(kernel.result.events for kernel in prediction.simulation.kernels)
+
+    counts = {batch: events(batch) for batch in (8, 16, 32, 64, 256, 1024)}
+    print(f"\nevents by batch: {counts}")
+    assert counts[1024] <= max(counts[64], counts[256]) * 1.1
+    benchmark(lambda: events(64))  # type: ignore[operator]
+
+
+def test_a_cold_command(benchmark: object) -> None:
+    line = "predict --gpu a100 --schedule flash2 --batch 4 --heads 32 --seqlen 4096 --head-dim 128"
+    command = [sys.executable, "-m", "fasim", *line.split()]
+
+    def run() -> None:
+        subprocess.run(command, check=True, capture_output=True)
+
+    run()  # once, for the compiled bytecode
+    start = time.perf_counter()
+    run()
+    taken = time.perf_counter() - start
+    print(f"\ncold command: {taken:.2f} s")
+    assert taken <= COLD_S
+    benchmark(run)  # type: ignore[operator]

@@ -1,0 +1,433 @@
+"""The command line: parses, calls a verb, prints.
+
+Every command takes `--json`: then stdout is one strict JSON document, and progress and notes
+go to stderr. Exit status: 0 done, 1 a cross-check disagreed, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from fasim import __version__
+
+if TYPE_CHECKING:
+    from fasim.hardware import Profile
+    from fasim.problem import Attention, Scenario
+
+Result = TypeVar("Result")
+
+app = typer.Typer(
+    name="fasim",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="What does this attention schedule cost on that GPU, and why?",
+    epilog="Example: fasim compare --gpu a100 --batch 64 --heads 16 --seqlen 1024 --head-dim 64",
+)
+profiles_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="GPU profiles.")
+app.add_typer(profiles_app, name="profiles")
+
+GpuOption = Annotated[
+    str, typer.Option("--gpu", metavar="NAME|FILE", help="a GPU by name, or its YAML file")
+]
+GpusOption = Annotated[
+    list[str],
+    typer.Option("--gpu", metavar="NAME|FILE", help="a GPU by name or YAML file; repeatable"),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="another value for a fact of the GPU"),
+]
+ScheduleOption = Annotated[
+    str | None, typer.Option(help="see `fasim schedules`; the fastest if not given")
+]
+SchedulesOption = Annotated[
+    list[str] | None, typer.Option("--schedule", help="repeatable; all if none is given")
+]
+ImplementationOption = Annotated[
+    str | None, typer.Option(help="a named kernel family; it decides the schedule")
+]
+ImplementationsOption = Annotated[
+    list[str] | None, typer.Option("--implementation", help="a named kernel family; repeatable")
+]
+BatchOption = Annotated[int, typer.Option(help="sequences")]
+HeadsOption = Annotated[int, typer.Option(help="query heads")]
+KvHeadsOption = Annotated[
+    int | None, typer.Option(help="key/value heads (grouped-query attention); as --heads if unset")
+]
+SeqlenOption = Annotated[int | None, typer.Option(help="queries and keys")]
+SeqlenQOption = Annotated[int | None, typer.Option(help="queries, instead of --seqlen")]
+SeqlenKOption = Annotated[int | None, typer.Option(help="keys, instead of --seqlen")]
+HeadDimOption = Annotated[int, typer.Option(help="elements of a head")]
+DtypeOption = Annotated[str, typer.Option(help="fp16, bf16, fp32 or fp8")]
+CausalOption = Annotated[bool, typer.Option("--causal", help="mask, aligned bottom-right")]
+DirectionOption = Annotated[str, typer.Option(help="forward, backward or both")]
+TileOption = Annotated[
+    str | None, typer.Option(metavar="MxN", help="rows of Q x rows of K/V, for example 128x64")
+]
+LaunchOption = Annotated[str, typer.Option(help="stream, graph or kernel (no launch cost)")]
+L2Option = Annotated[str, typer.Option(help="warm or cold, before the first kernel")]
+RunLengthOption = Annotated[
+    str, typer.Option(help="short, or sustained: long enough for the power limit to act")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fasim {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _fasim(
+    version: Annotated[  # noqa: ARG001 - its callback prints it
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="print the version and leave"
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(
+    epilog="Examples: "
+    "fasim predict --gpu a100 --schedule flash2 --batch 4 --heads 32 --seqlen 4096 --head-dim 128; "
+    "fasim predict --gpu h100 --set dram.bandwidth=6.7TB/s --set sm_count=264 --heads 16 "
+    "--seqlen 8192 --head-dim 128 --causal"
+)
+def predict(
+    gpu: GpuOption,
+    heads: HeadsOption,
+    head_dim: HeadDimOption,
+    set_: SetOption = None,
+    schedule: ScheduleOption = None,
+    implementation: ImplementationOption = None,
+    batch: BatchOption = 1,
+    kv_heads: KvHeadsOption = None,
+    seqlen: SeqlenOption = None,
+    seqlen_q: SeqlenQOption = None,
+    seqlen_k: SeqlenKOption = None,
+    dtype: DtypeOption = "fp16",
+    causal: CausalOption = False,
+    direction: DirectionOption = "forward",
+    tile: TileOption = None,
+    launch: LaunchOption = "stream",
+    l2: L2Option = "warm",
+    run_length: RunLengthOption = "sustained",
+    level: Annotated[
+        str, typer.Option(help="open the prediction at: kernel, block (slots) or warp (issues)")
+    ] = "kernel",
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="write the simulated blocks as a Chrome trace (.json or .json.gz)"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bytes at every level, time, what bounds it, and memory of one schedule on one GPU."""
+    from fasim.report.levels import level_dict, level_text, write_trace
+    from fasim.report.predictions import prediction_text
+    from fasim.verbs.predict import predict as run
+
+    _choice("level", level, ("kernel", "block", "warp"))
+    prediction = run(
+        _problem(
+            batch, heads, kv_heads, seqlen, seqlen_q, seqlen_k, head_dim, dtype, causal, direction
+        ),
+        _profile(gpu, set_),
+        _scenario(launch, l2, run_length),
+        schedule=schedule,
+        implementation=implementation,
+        tile=_tile(tile),
+        timeline=trace is not None or level == "block",
+    )
+    if trace is not None:
+        write_trace(prediction, trace)
+        _note(f"trace written to {trace}")
+    if as_json:
+        _print_json(prediction.to_dict() | level_dict(prediction, level))
+    else:
+        print(prediction_text(prediction) + level_text(prediction, level))
+
+
+@app.command(
+    epilog="Examples: "
+    "fasim compare --gpu a100 --batch 64 --heads 16 --seqlen 1024 --head-dim 64; "
+    "fasim compare --gpu a100 --gpu h100 --schedule flash2 --heads 16 --seqlen 8192 --head-dim 128"
+)
+def compare(
+    gpu: GpusOption,
+    heads: HeadsOption,
+    head_dim: HeadDimOption,
+    set_: SetOption = None,
+    schedule: SchedulesOption = None,
+    implementation: ImplementationsOption = None,
+    batch: BatchOption = 1,
+    kv_heads: KvHeadsOption = None,
+    seqlen: SeqlenOption = None,
+    seqlen_q: SeqlenQOption = None,
+    seqlen_k: SeqlenKOption = None,
+    dtype: DtypeOption = "fp16",
+    causal: CausalOption = False,
+    direction: DirectionOption = "forward",
+    tile: TileOption = None,
+    launch: LaunchOption = "stream",
+    l2: L2Option = "warm",
+    run_length: RunLengthOption = "sustained",
+    as_json: JsonOption = False,
+) -> None:
+    """Schedules and GPUs side by side: bytes, time, memory, numerical error, ratios."""
+    from fasim.report.predictions import comparison_text
+    from fasim.verbs.compare import compare as run
+
+    comparison = run(
+        _problem(
+            batch, heads, kv_heads, seqlen, seqlen_q, seqlen_k, head_dim, dtype, causal, direction
+        ),
+        [_profile(name, set_) for name in gpu],
+        _scenario(launch, l2, run_length),
+        schedules=schedule or (),
+        implementations=implementation or (),
+        tile=_tile(tile),
+    )
+    _print(comparison.to_dict, lambda: comparison_text(comparison), as_json)
+
+
+@app.command(
+    epilog="Example: fasim validate --measured times.csv --implementation flash-attn-2 "
+    "--direction forward --min-seqlen 1024"
+)
+def validate(
+    measured: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="a CSV of measured times; the published ones if unset"),
+    ] = None,
+    gpu: Annotated[list[str] | None, typer.Option(help="only rows of this GPU")] = None,
+    implementation: ImplementationsOption = None,
+    direction: Annotated[
+        str | None, typer.Option(help="only rows of this direction: forward, backward or both")
+    ] = None,
+    min_seqlen: Annotated[int, typer.Option(help="only rows of so many keys or more")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Predicted against measured times, row by row and in groups; errors as they are."""
+    from fasim.report.validations import validation_text
+    from fasim.verbs.measurements import DIRECTIONS, Measurement, published
+    from fasim.verbs.validate import validate as run
+
+    if direction is not None:
+        _choice("direction", direction, tuple(DIRECTIONS.values()))
+
+    def keep(row: Measurement) -> bool:
+        return (
+            (not gpu or row.gpu in gpu)
+            and (not implementation or row.implementation in implementation)
+            and (direction is None or DIRECTIONS[row.direction] == direction)
+            and (min_seqlen == 0 or int(row.fields["seqlen_k"] or 0) >= min_seqlen)
+        )
+
+    validation = run(measured or published(), keep=keep, progress=_progress("rows"))
+    _print(validation.to_dict, lambda: validation_text(validation), as_json)
+
+
+@app.command()
+def schedules(as_json: JsonOption = False) -> None:
+    """The schedules, and what each needs."""
+    _catalog("schedule", as_json)
+
+
+@app.command()
+def implementations(as_json: JsonOption = False) -> None:
+    """The implementations: named kernel families, their schedule, and what each needs."""
+    _catalog("implementation", as_json)
+
+
+@profiles_app.command("list")
+def profiles_list(as_json: JsonOption = False) -> None:
+    """Every shipped GPU."""
+    from fasim.report.profiles import list_dict, list_text
+    from fasim.verbs.profiles import list_profiles
+
+    rows = list_profiles()
+    _print(lambda: list_dict(rows), lambda: list_text(rows), as_json)
+
+
+@profiles_app.command("show")
+def profiles_show(
+    gpu: Annotated[str, typer.Argument(metavar="NAME|FILE")],
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """One GPU: every number with its source, and what follows from them."""
+    from fasim.hardware import parse_overrides
+    from fasim.report.profiles import sheet_dict, sheet_text
+    from fasim.verbs.profiles import show_profile
+
+    sheet = show_profile(gpu, parse_overrides(set_ or []))
+    _print(lambda: sheet_dict(sheet), lambda: sheet_text(sheet), as_json)
+
+
+@profiles_app.command("check")
+def profiles_check(
+    file: Annotated[Path, typer.Argument(metavar="FILE")], as_json: JsonOption = False
+) -> None:
+    """Every fault of a profile file, one a line; exit status 2 if there is any."""
+    from fasim.report.profiles import check_dict, check_text
+    from fasim.verbs.profiles import check_profile
+
+    checked = check_profile(file)
+    if as_json:
+        _print_json(check_dict(checked))
+    else:
+        print(check_text(checked), file=sys.stdout if checked.ok else sys.stderr)
+    if not checked.ok:
+        raise typer.Exit(2)
+
+
+@profiles_app.command("schema")
+def profiles_schema() -> None:
+    """The JSON Schema of a profile file, for editors."""
+    from fasim.verbs.profiles import schema
+
+    _print_json(schema())
+
+
+def main() -> None:
+    """The `fasim` command. Bad input is a line on stderr and exit status 2, never a traceback."""
+    try:
+        app(prog_name="fasim")
+    except _input_errors() as fault:
+        print(fault, file=sys.stderr)
+        raise SystemExit(2) from None
+    except BrokenPipeError:
+        raise SystemExit(0) from None
+
+
+# Parsing.
+
+
+def _input_errors() -> tuple[type[Exception], ...]:
+    from fasim.problem import ProblemError
+
+    errors: list[type[Exception]] = [ProblemError]
+    # Only what was imported can have been raised.
+    for module, name in (
+        ("fasim.hardware", "ProfileError"),
+        ("fasim.schedules.plan", "Refused"),
+        ("fasim.verbs.measurements", "MeasurementError"),
+    ):
+        if module in sys.modules:
+            errors.append(getattr(sys.modules[module], name))
+    return (*errors, OSError)
+
+
+def _problem(
+    batch: int,
+    heads: int,
+    kv_heads: int | None,
+    seqlen: int | None,
+    seqlen_q: int | None,
+    seqlen_k: int | None,
+    head_dim: int,
+    dtype: str,
+    causal: bool,
+    direction: str,
+) -> Attention:
+    from fasim.problem import Attention, ProblemError
+
+    queries, keys = seqlen_q or seqlen, seqlen_k or seqlen
+    if queries is None or keys is None:
+        raise ProblemError("give --seqlen, or both --seqlen-q and --seqlen-k")
+    if kv_heads is not None and kv_heads < 1:
+        raise ProblemError(f"kv_heads is {kv_heads}; it must be a whole number of 1 or more")
+    return Attention(
+        batch,
+        heads,
+        queries,
+        keys,
+        head_dim,
+        kv_heads=kv_heads or 0,
+        dtype=dtype,  # type: ignore[arg-type]
+        causal=causal,
+        direction=direction,  # type: ignore[arg-type]
+    )
+
+
+def _scenario(launch: str, l2: str, run_length: str) -> Scenario:
+    from fasim.problem import Scenario
+
+    return Scenario(launch, l2, run_length)  # type: ignore[arg-type]
+
+
+def _profile(name: str, overrides: list[str] | None) -> Profile:
+    from fasim.hardware import load, parse_overrides
+
+    return load(name, parse_overrides(overrides or []))
+
+
+def _tile(text: str | None) -> tuple[int, int] | None:
+    from fasim.schedules.tiling import parse_tile
+
+    return None if text is None else parse_tile(text)
+
+
+def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    from fasim.problem import ProblemError
+
+    if value not in choices:
+        raise ProblemError(f"{name} is {value!r}; choose from {', '.join(choices)}")
+
+
+# Printing.
+
+
+def _catalog(kind: str, as_json: bool) -> None:
+    from fasim.report.catalog import entries_dict, entries_text
+    from fasim.schedules.catalog import IMPLEMENTATIONS, SCHEDULES
+
+    entries = SCHEDULES if kind == "schedule" else IMPLEMENTATIONS
+    _print(lambda: entries_dict(kind, entries), lambda: entries_text(kind, entries), as_json)
+
+
+def _print(to_dict: Callable[[], Any], to_text: Callable[[], str], as_json: bool) -> None:
+    if as_json:
+        _print_json(to_dict())
+    else:
+        print(to_text())
+
+
+def _print_json(document: Any) -> None:
+    if isinstance(document, dict):
+        for note in document.get("assumptions", ()):
+            _note(note)
+    print(json.dumps(document, indent=2, allow_nan=False))
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _progress(what: str) -> Callable[[int, int], None]:
+    """A line on stderr that counts up, on a terminal only, after the first second."""
+    import time
+
+    started = time.monotonic()
+
+    def show(done: int, of: int) -> None:
+        if sys.stderr.isatty() and time.monotonic() - started > 1:
+            print(f"\r{done} of {of} {what}", end="\n" if done == of else "", file=sys.stderr)
+
+    return show
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The command line: exit statuses, strict JSON, one line for bad input, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SMALL = "--gpu a100 --heads 2 --head-dim 64 --seqlen 512"
+LEVELS = ("compulsory", "global", "l2", "dram")
+
+
+def fasim(line: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fasim", *line.split()]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def strict_json(text: str) -> Any:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not strict JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_a_prediction_has_the_keys_programs_rely_on() -> None:
+    done = fasim(f"predict {SMALL} --schedule standard --json")
+    assert done.returncode == 0, done.stderr
+    prediction = strict_json(done.stdout)
+    assert prediction["schedule"] == "standard"
+    assert prediction["implementation"] is None
+    assert prediction["gpu"] == "a100-sxm4-80gb"
+    assert prediction["time_ms"] > prediction["roofline_ms"] > 0
+    assert sum(prediction["stalls"].values()) == pytest.approx(prediction["time_ms"], rel=1e-9)
+    assert prediction["bound"] in prediction["stalls"]
+    assert {"tensor", "sfu", "fp32"} <= prediction["flops"].keys()
+    for level in LEVELS:
+        total = prediction["traffic"][level]
+        for kind in ("read_bytes", "write_bytes", "reduce_bytes"):
+            assert total[kind] == sum(t[kind] for t in total["by_tensor"].values())
+    memory = prediction["memory"]
+    assert memory["fits"] is True
+    assert memory["peak_bytes"] <= memory["capacity_bytes"]
+    assert set(memory["by_tensor"]) == {"Q", "K", "V", "S", "P", "O"}
+    for kernel in prediction["kernels"]:
+        assert {"name", "grid", "blocks_per_sm", "limiter", "waves", "repeated_waves"} <= set(
+            kernel
+        )
+        assert kernel["time_ms"] > 0
+        assert set(kernel["traffic"]) == set(LEVELS)
+    nominal = 4 * 2 * 512 * 512 * 64
+    seconds = prediction["time_ms"] / 1e3
+    assert prediction["tflops_per_s"] == pytest.approx(nominal / seconds / 1e12)
+    assert prediction["problem"]["seqlen_q"] == 512
+    assert prediction["scenario"] == {"launch": "stream", "l2": "warm", "run_length": "sustained"}
+    assert any("a100 stands for a100-sxm4-80gb" in line for line in prediction["assumptions"])
+
+
+def test_a_problem_that_does_not_fit_is_a_result() -> None:
+    line = "--gpu rtx3090 --heads 4 --head-dim 64 --seqlen 65536 --schedule standard"
+    done = fasim(f"predict {line} --json")
+    assert done.returncode == 0, done.stderr
+    prediction = strict_json(done.stdout)
+    assert prediction["memory"]["fits"] is False
+    assert prediction["time_ms"] is None
+    assert prediction["traffic"]["global"]["read_bytes"] > 0
+    assert prediction["traffic"]["dram"]["read_bytes"] is None
+
+
+def test_predict_without_a_schedule_takes_the_fastest() -> None:
+    fastest = strict_json(fasim(f"predict {SMALL} --batch 32 --json").stdout)
+    every = strict_json(fasim(f"compare {SMALL} --batch 32 --json").stdout)["predictions"]
+    assert fastest["time_ms"] == min(p["time_ms"] for p in every)
+
+
+def test_compare_keeps_what_does_not_fit_and_lists_what_is_refused() -> None:
+    line = "--gpu rtx3090 --gpu h100 --heads 4 --head-dim 320 --seqlen 65536"
+    done = fasim(f"compare {line} --schedule standard --implementation flash-attn-2 --json")
+    assert done.returncode == 0, done.stderr
+    comparison = strict_json(done.stdout)
+    assert [p["memory"]["fits"] for p in comparison["predictions"]] == [False, True]
+    assert [r["schedule"] for r in comparison["refused"]] == ["flash-attn-2"] * 2
+    assert "256" in comparison["refused"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("predict --gpu a100x --heads 1 --head-dim 64 --seqlen 10", "did you mean a100"),
+        (f"predict {SMALL} --schedule flash22", "did you mean flash2?"),
+        (f"predict {SMALL} --implementation flashattn2", "did you mean flash-attn-2?"),
+        (f"predict {SMALL} --schedule flash2 --tile 512x512", "the largest that fits is"),
+        (f"predict {SMALL} --tile 12ax", "128x64"),
+        (f"predict {SMALL} --tile 100x64", "multiple of 16"),
+        (f"predict {SMALL} --kv-heads 3", "kv_heads must divide heads"),
+        (f"predict {SMALL} --batch 0", "batch is 0"),
+        (f"predict {SMALL} --dtype fp64", "choose from fp32, bf16, fp16, fp8"),
+        (f"predict {SMALL} --dtype fp8", "no tensor cores for fp8"),
+        (f"predict {SMALL} --direction sideways", "forward, backward, both"),
+        (f"predict {SMALL} --launch rocket", "stream, graph, kernel"),
+        (f"predict {SMALL} --level atom", "kernel, block, warp"),
+        (f"predict {SMALL} --set sm_cont=3", "did you mean sm_count?"),
+        (f"predict {SMALL} --set dram.bandwidth=6.7", "--set"),
+        ("predict --gpu a100 --heads 1 --head-dim 64", "--seqlen"),
+        ("predict --gpu / --heads 1 --head-dim 64 --seqlen 64", "directory"),
+        ("validate --measured /nowhere.csv", "no such file"),
+        ("profiles show h1000", "h100"),
+        ("profiles check /nowhere.yaml", "nowhere"),
+        ("predikt", "predikt"),
+        (f"predict {SMALL} --heads x", "--heads"),
+    ],
+)
+def test_bad_input_is_a_line_and_exit_status_2(line: str, said: str) -> None:
+    done = fasim(line)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    if "Usage" not in done.stderr:  # the parser's own complaints bring a line of usage
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_help_has_examples_and_version_is_printed() -> None:
+    for command in ("predict", "compare", "validate"):
+        assert "Example" in fasim(f"{command} --help").stdout
+    assert fasim("--version").stdout.startswith("fasim 0.")
+
+
+def test_a_prediction_opens_at_block_and_warp_level(tmp_path: Path) -> None:
+    blocks = strict_json(fasim(f"predict {SMALL} --schedule flash2 --level block --json").stdout)
+    spans = blocks["blocks"]["flash2_forward"]
+    assert {span["phase"] for span in spans} >= {"prologue", "loop", "epilogue"}
+    warps = strict_json(fasim(f"predict {SMALL} --schedule flash2 --level warp --json").stdout)
+    assert {"tensor", "sfu"} <= {event["pipe"] for event in warps["warps"]["flash2_forward"]}
+    trace = tmp_path / "trace.json"
+    assert fasim(f"predict {SMALL} --schedule flash2 --trace {trace}").returncode == 0
+    events = json.loads(trace.read_text())["traceEvents"]
+    assert {"ph", "cat", "name", "pid", "tid", "ts", "dur"} <= set(events[-1])
+
+
+def test_schedules_and_implementations_are_listed() -> None:
+    names = [s["name"] for s in strict_json(fasim("schedules --json").stdout)["schedules"]]
+    assert names == ["standard", "flash1", "flash2"]
+    listed = strict_json(fasim("implementations --json").stdout)["implementations"]
+    assert [i["name"] for i in listed] == ["flash-attn-2", "pytorch"]
+    assert all(i["source"] for i in listed)
+
+
+def test_profile_commands() -> None:
+    assert len(strict_json(fasim("profiles list --json").stdout)["profiles"]) == 12
+    sheet = strict_json(fasim("profiles show h100 --set sm_count=264 --json").stdout)
+    assert any("tensor_flops.fp16" in line for line in sheet["changes"])
+    assert strict_json(fasim("profiles schema").stdout)["type"] == "object"

@@ -1,0 +1,82 @@
+"""The house: imports run one way, and light rooms stay light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fasim
+
+ROOT = Path(fasim.__file__).parent
+
+# A room may import the rooms before it; the last line sees everything.
+MAY_IMPORT = {
+    "problem": set(),
+    "hardware": {"problem"},
+    "schedules": {"problem", "hardware"},
+    "readings": {"problem", "hardware", "schedules"},
+    "simulator": {"problem", "hardware", "schedules", "readings"},
+    "verbs": {"problem", "hardware", "schedules", "readings", "simulator"},
+    "report": {"problem", "hardware", "schedules", "readings", "simulator", "verbs"},
+}
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Rooms of fasim that a file imports, type checking included."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "fasim" and len(parts) > 1:
+                yield parts[1]
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_run_one_way(room: str) -> None:
+    files = [ROOT / f"{room}.py"] if room == "problem" else sorted((ROOT / room).rglob("*.py"))
+    assert files
+    for file in files:
+        wrong = set(imported(file)) - MAY_IMPORT[room] - {room}
+        assert not wrong, f"{file.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has after a statement."""
+    code = f"{statement}\nimport sys\nprint('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_fasim_loads_next_to_nothing() -> None:
+    assert not {"torch", "triton", "numpy", "pydantic", "typer"} & loaded_by("import fasim")
+
+
+def test_schedules_need_the_standard_library_alone() -> None:
+    loaded = loaded_by("import fasim.schedules.catalog")
+    assert not {"numpy", "simpy", "pydantic", "yaml", "typer", "torch"} & loaded
+
+
+def test_predicting_loads_neither_torch_nor_numpy() -> None:
+    loaded = loaded_by(
+        "import fasim\n"
+        "problem = fasim.Attention(1, 2, 128, 128, 64)\n"
+        "fasim.predict(problem, fasim.load('a100'), schedule='flash2')"
+    )
+    assert not {"torch", "triton"} & loaded
+
+
+def test_public_names() -> None:
+    assert set(dir(fasim)) == set(fasim.__all__)
+    for name in fasim.__all__:
+        assert getattr(fasim, name) is not None
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = fasim.nothing
