@@ -22,6 +22,16 @@ def dram_bandwidth_bytes_per_s(gpu: Gpu, dram: Level) -> float:
     return gpu.dram.bandwidth_bytes_per_s * efficiency
 
 
+def mean_wave_blocks(blocks: int, slots: int) -> float:
+    """Blocks of a mean wave of the grid.
+
+    The last wave is often thin, and DRAM serves its few blocks sooner. Where every block is
+    given the same share of DRAM, the mean wave is what keeps the sum over waves right.
+    """
+    waves = -(-blocks // slots)
+    return blocks / waves
+
+
 def soft_maximum(execution: float, memory: float) -> float:
     """Execution and DRAM time overlap but contend: (a³ + b³)^⅓, measured on softmax kernels.
 

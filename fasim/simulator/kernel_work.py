@@ -10,7 +10,7 @@ from fasim.readings.traffic import Access, total
 from fasim.schedules.record import Record
 from fasim.schedules.residency import Residency as BlockResidency
 from fasim.simulator.clock import sm_clock_hz
-from fasim.simulator.contention import dram_bandwidth_bytes_per_s, soft_maximum
+from fasim.simulator.contention import dram_bandwidth_bytes_per_s, mean_wave_blocks, soft_maximum
 from fasim.simulator.loop_rates import loop_rate, stream_rate, stream_rates
 from fasim.simulator.lowering import LoopStream, lower, main_loop
 from fasim.simulator.memory import MemoryTraffic, Residency
@@ -99,7 +99,7 @@ class _Builder:
             path,
             residents,
             ticks_per_cycle,
-            self._ticks_per_byte(),
+            self._wave_ticks_per_byte(),
             self.memory,
             self.resident,
         )
@@ -111,17 +111,28 @@ class _Builder:
         clock_hz = self._clock_hz({})
         ticks_per_cycle = TICKS_PER_SECOND / clock_hz
         cycles = block_cycles(self.record, self.gpu)
-        issue = cycles.cycles * ticks_per_cycle
         blocks = self.record.kernel.blocks
-        dram = total(self.memory.dram).total_bytes / blocks * self._ticks_per_byte()
+        dram_bytes = -(-total(self.memory.dram).total_bytes // blocks)
+        # Ticks of an SM for one block: to issue, through the port to L2, at DRAM.
+        issue = cycles.cycles * ticks_per_cycle
         port = self._port_cycles(total(self.memory.l2)) / blocks * ticks_per_cycle
-        memory, cause = max((dram, "dram"), (port, "l2"))
-        together = soft_maximum(issue, memory)
+        dram = dram_bytes * self._wave_ticks_per_byte() / self.blocks_per_sm
+        # The slower of the two memories contends with execution: DRAM as the bytes that blocks
+        # wait for and what comes on top, the port in the rate.
+        contended = dram if dram >= port else 0.0
+        busy = issue if contended else soft_maximum(issue, port)
         rate = loop_rate(
-            {cycles.cause: residents * issue, cause: residents * (together - issue)}
+            {cycles.cause: residents * issue, "l2": residents * (busy - issue)}
             for residents in range(1, self.blocks_per_sm + 1)
         )
-        block = BlockClass("one pass", loop=rate, trips=TRIP_UNITS)
+        extra = soft_maximum(issue, contended) - max(issue, contended)
+        block = BlockClass(
+            "one pass",
+            loop=rate,
+            trips=TRIP_UNITS,
+            loop_dram_bytes=dram_bytes,
+            epilogue=(("dram", round(extra * self.blocks_per_sm)),),
+        )
         work = self._work((block,), (0,), blocks, ramp_s=STREAM_RAMP_S)
         return LoweredKernel(work, (), None, clock_hz)
 
@@ -133,10 +144,12 @@ class _Builder:
         read = moved.read_bytes / self.gpu.l2.read_bytes_per_clock_per_sm
         return read + moved.write_bytes / self.gpu.l2.write_bytes_per_clock_per_sm
 
-    def _ticks_per_byte(self) -> float:
-        """Of DRAM for one SM, as long as every SM takes its share."""
-        sms = min(self.gpu.sm_count, self.record.kernel.blocks)
-        return sms * TICKS_PER_SECOND / dram_bandwidth_bytes_per_s(self.gpu, self.memory.dram)
+    def _wave_ticks_per_byte(self) -> float:
+        """Of DRAM, for one byte of each block of a mean wave."""
+        slots = self.blocks_per_sm * self.gpu.sm_count
+        blocks = mean_wave_blocks(self.record.kernel.blocks, slots)
+        bandwidth = dram_bandwidth_bytes_per_s(self.gpu, self.memory.dram)
+        return blocks * TICKS_PER_SECOND / bandwidth
 
     # Blocks.
 
@@ -159,7 +172,7 @@ class _Builder:
             length = kind.plain * TRIP_UNITS + round(kind.masked * masked_cost * TRIP_UNITS)
             loop_bytes = round(loads.loop * kind.total / trips.mean)
             compute = rate.period_ticks[phases.residents - 1] * length / TRIP_UNITS
-            arrive = loop_bytes * phases.ticks_per_byte * phases.residents
+            arrive = loop_bytes * phases.wave_ticks_per_byte
             classes.append(
                 BlockClass(
                     _name(kind),

@@ -51,7 +51,7 @@ class Phases:
         path: the main loop.
         residents: blocks that share an SM, and so its port to L2.
         ticks_per_cycle: of the SM's clock under this kernel.
-        ticks_per_byte: of DRAM, for the share of one SM.
+        wave_ticks_per_byte: of DRAM, for one byte of each block of a mean wave.
     """
 
     record: Record
@@ -59,7 +59,7 @@ class Phases:
     path: tuple[int, ...]
     residents: int
     ticks_per_cycle: float
-    ticks_per_byte: float
+    wave_ticks_per_byte: float
     memory: MemoryTraffic
     resident: Residency
 
@@ -92,7 +92,7 @@ class Phases:
         port = stored / self.gpu.l2.write_bytes_per_clock_per_sm * self.ticks_per_cycle
         contended = soft_maximum(compute, arrive) - max(compute, arrive)
         written = phase_bytes(self.record, self.memory).epilogue
-        burst = written * self.ticks_per_byte * self.residents
+        burst = written * self.wave_ticks_per_byte
         # The same bytes pass the port and DRAM, one behind the other.
         delayed = max(0.0, exposed_burst(burst, compute, arrive) - port)
         return (
