@@ -85,7 +85,7 @@ def simulate(
         repeat: let repeated waves stand for those like them; off, every block is simulated.
         timeline: keep the spans of the simulated blocks.
     """
-    resident = _at_start(plan, traffic, gpu, scenario)
+    resident = _at_start(traffic, gpu, scenario)
     kernels = []
     for kernel, exact in zip(plan.kernels, traffic.kernels, strict=True):
         record = cached_record(kernel)
@@ -109,7 +109,7 @@ def simulate(
     return Simulation(tuple(kernels))
 
 
-def _at_start(plan: Plan, traffic: Traffic, gpu: Gpu, scenario: Scenario) -> Residency:
+def _at_start(traffic: Traffic, gpu: Gpu, scenario: Scenario) -> Residency:
     """What of the inputs lies in L2 before the first kernel.
 
     Warm: the call before was the same, so what survives is what a sweep over everything the

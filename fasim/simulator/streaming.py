@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fasim.hardware.gpu import WARP
 from fasim.problem import DTYPE_BYTES
 from fasim.schedules.record import Record
-from fasim.simulator.lowering import COPY_BYTES, WARP, instruction_cost
+from fasim.simulator.lowering.instructions import COPY_BYTES, instruction_cost
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu

@@ -1,0 +1,69 @@
+"""T(r) of a kernel's main loop, for every number of resident blocks it can meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from fasim.simulator.sm_engine import Rate, steady_rate
+from fasim.simulator.stream import Stream
+from fasim.simulator.work import Charges, LoopRate
+
+if TYPE_CHECKING:
+    from fasim.hardware import Gpu
+
+# Beyond three resident blocks the widest pipe is full: one more adds its own share. The engine
+# is not asked again, which keeps a kernel of sixteen small blocks as cheap as one of two.
+SIMULATED_RESIDENTS = 3
+
+
+def stream_rate(stream: Stream, residents: int, gpu: Gpu) -> Rate:
+    """T(residents) of one stream on an SM of `gpu`."""
+    return steady_rate((stream,), residents, barrier_cycles=gpu.sm.barrier_cycles)
+
+
+def stream_rates(stream: Stream, blocks_per_sm: int, gpu: Gpu) -> tuple[Rate, ...]:
+    """T(1) … T(blocks_per_sm)."""
+    simulated = min(blocks_per_sm, SIMULATED_RESIDENTS)
+    rates = [stream_rate(stream, residents, gpu) for residents in range(1, simulated + 1)]
+    rates += [
+        _in_proportion(rates[-1], residents / simulated)
+        for residents in range(simulated + 1, blocks_per_sm + 1)
+    ]
+    return tuple(rates)
+
+
+def loop_rate(periods: Iterable[Mapping[str, float]]) -> LoopRate:
+    """Periods and charges in whole ticks: each edge between two causes is rounded once.
+
+    Args:
+        periods: for 1 … R resident blocks, the ticks of an iteration by cause.
+    """
+    ticks: list[int] = []
+    charges: list[Charges] = []
+    for causes in periods:
+        edges, passed = [0], 0.0
+        for share in causes.values():
+            passed += share
+            edges.append(max(edges[-1], round(passed)))
+        edges[-1] = max(1, edges[-1])
+        ticks.append(edges[-1])
+        charges.append(
+            tuple(
+                (cause, end - start)
+                for cause, start, end in zip(causes, edges, edges[1:], strict=False)
+            )
+        )
+    return LoopRate(tuple(ticks), tuple(charges))
+
+
+def _in_proportion(rate: Rate, factor: float) -> Rate:
+    """The rate of `factor` times as many blocks, the pipes being full."""
+    return Rate(
+        rate.cycles * factor,
+        rate.spread * factor,
+        {cause: cycles * factor for cause, cycles in rate.charges.items()},
+        rate.utilisation,
+        rate.seeds,
+        rate.iterations,
+    )

@@ -1,0 +1,128 @@
+"""Tiles between L2 and the SM: where a block waits for them, and when the next is fetched."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from fasim.hardware.gpu import LDMATRIX_BYTES, WARP
+from fasim.schedules.record import Op
+from fasim.simulator.lowering.body import LoopBody
+from fasim.simulator.lowering.emitter import Emitter
+from fasim.simulator.lowering.instructions import ADDRESS_INSTRUCTIONS, COPY_BYTES
+from fasim.simulator.stream import Item
+
+# Arriving tiles are written into shared memory in pieces as large as a warp reads (ldmatrix.x4),
+# so that both take turns as they do in the memory's queue.
+ARRIVING_BYTES = LDMATRIX_BYTES
+
+
+class Copies:
+    """Emits the loads and stores of one iteration.
+
+    A tensor with buffers in shared memory is fetched ahead: the block waits for its tile at a
+    *point*, and issues the next copy at the first point after the last use of the tile, where
+    its buffer is free. One without comes straight into registers.
+
+    Attributes:
+        loaded_bytes: what the loads bring for the whole block.
+    """
+
+    def __init__(self, body: LoopBody, emitter: Emitter) -> None:
+        self.body, self.emitter, self.mapping = body, emitter, body.mapping
+        self.buffered = [op for op in body.ops if body.is_buffered(op)]
+        self.points: dict[int, list[Op]] = {}  # position in the body → loads waited for there
+        for load in self.buffered:
+            self.points.setdefault(self._wait_point(load), []).append(load)
+        self.waits: dict[int, int] = {}  # load → item that waits for it
+        self.copies: dict[int, int] = {}  # load → item of its copy
+        self.arriving: list[str] = []  # tensors of the pieces on their way
+        self.loaded_bytes = 0
+
+    def waits_at(self, position: int) -> bool:
+        """Whether the block waits for a tile before this operation."""
+        return position in self.points
+
+    def arrive(self, position: int) -> None:
+        """Waits for the loads of this point, joins the block, issues what has room now."""
+        if position not in self.points:
+            return
+        for load in self.points[position]:
+            wait = self.emitter.append(Item("wait", 1, 0, cause="l2", name=f"wait {load.name}"))
+            self.waits[load.index] = wait
+            self.emitter.made(load.index, [wait])
+        if self.mapping.copy_unit != "tma":  # TMA signals a barrier in shared memory instead
+            self.emitter.append(Item("barrier", 1, 0))
+        for load in self.buffered:
+            if self._issue_point(load)[0] == position:
+                self._copy(load)
+
+    def fill(self, pieces: int) -> None:
+        """Writes the next pieces that arrive into shared memory."""
+        for tensor in self.arriving[:pieces]:
+            self.emitter.shared_memory(ARRIVING_BYTES, asynchronous=True, name=f"fill {tensor}")
+        del self.arriving[:pieces]
+
+    def fill_share(self, remaining: int) -> None:
+        """Writes its share of what arrives, the first of `remaining` places left to do so."""
+        self.fill(ceil(len(self.arriving) / remaining))
+
+    def load(self, op: Op) -> None:
+        """A load straight into registers: it takes the L2's latency."""
+        self.loaded_bytes += self.body.tile_bytes(op)
+        moved = self.body.warp_bytes(op)
+        self.emitter.made(op.index, [self.emitter.l2("global", moved, name=f"load {op.name}")])
+
+    def store(self, op: Op) -> None:
+        """A store from registers; nothing waits for it."""
+        needs = self.emitter.after(op.inputs)
+        moved = self.body.warp_bytes(op)
+        self.emitter.l2("global", moved, needs=needs, write=True, name=f"store {op.name}")
+
+    def finish(self) -> None:
+        """Fills in what is left, and binds waits to copies.
+
+        Each wait needs the copy issued as many iterations back as there are buffers.
+        """
+        self.fill(len(self.arriving))
+        for load in self.buffered:
+            wait, copy = self.waits[load.index], self.copies[load.index]
+            _, same_iteration = self._issue_point(load)
+            back = self.mapping.buffer_count(load.name) - (0 if same_iteration else 1)
+            if back == 0 and copy >= wait:
+                back = 1
+            self.emitter.require(wait, copy, back)
+
+    def _wait_point(self, load: Op) -> int:
+        """Where to wait for a load: before the matmul, or the first operation of the kind, that
+        the mapping names; else before its first use.
+        """
+        target = dict(self.mapping.wait_before).get(load.name)
+        for position, op in enumerate(self.body.ops):
+            if target is None and load.index in op.inputs:
+                return position
+            if target is not None and target in (op.kind, op.name if op.kind == "matmul" else ""):
+                return position
+        raise ValueError(
+            f"kernel {self.body.record.kernel.name}: its mapping waits for {load.name} before "
+            f"{target!r}, and the loop has no such operation"
+        )
+
+    def _issue_point(self, load: Op) -> tuple[int, bool]:
+        """The point of a tile's next copy, and whether it is in the iteration that used it."""
+        uses = [i for i, op in enumerate(self.body.ops) if load.index in op.inputs]
+        later = [point for point in self.points if point > uses[-1]]
+        return (min(later), True) if later else (min(self.points), False)
+
+    def _copy(self, load: Op) -> None:
+        """Issues a tile's next copy: through the L2 port, then into shared memory."""
+        self.loaded_bytes += self.body.tile_bytes(load)
+        moved = self.body.warp_bytes(load)
+        count = 1  # TMA: one thread asks for the whole tile
+        if self.mapping.copy_unit == "cp.async":
+            count = max(1, round(moved / (WARP * COPY_BYTES)))
+            addresses = ADDRESS_INSTRUCTIONS * count
+            self.emitter.arithmetic("alu", addresses, name=f"address {load.name}")
+        copy = self.emitter.l2("copy", moved, count=count, name=f"copy {load.name}")
+        self.copies[load.index] = copy
+        # What arrives is written into shared memory while the next product runs.
+        self.arriving += [load.name] * max(1, round(moved / ARRIVING_BYTES))

@@ -1,0 +1,141 @@
+"""Runs of elementwise operations: what is fused, what is interleaved, what is combined."""
+
+from __future__ import annotations
+
+from fasim.hardware.gpu import WARP
+from fasim.schedules.record import Op
+from fasim.simulator.lowering.body import LoopBody
+from fasim.simulator.lowering.emitter import Emitter
+from fasim.simulator.lowering.instructions import REDUCTIONS, SFU_OPS, Arithmetic
+
+# Elements of a fused run a warp has in flight: further ahead, in-order exp2 holds up the
+# additions behind it; nearer, each addition waits for its own exp2.
+INTERLEAVE = 2
+# Groups a run is cut into at most. Items then stand for several instructions, and a stream of a
+# few hundred items is simulated in milliseconds.
+RUN_GROUPS = 24
+QUAD_SHUFFLES = 2  # four threads share a row: two exchanges combine their partial results
+# SHFL passes through shared memory's crossbar: 32 lanes a cycle and SM, as loads of four bytes
+# (CUDA C++ Programming Guide, table of arithmetic throughput).
+SHUFFLE_BYTES = 4 * WARP
+
+
+class Elementwise:
+    """Emits elementwise operations and row reductions, fused into runs.
+
+    A run is operations over the same elements, done a few elements at a time.
+    """
+
+    def __init__(self, body: LoopBody, emitter: Emitter) -> None:
+        self.body, self.emitter = body, emitter
+
+    def emit(self, pending: list[Op]) -> None:
+        """Emits operations that follow each other, each run as long as it can be.
+
+        A run is cut where an operation takes a row result of the run; operations over other
+        elements that the run does not need come after it.
+        """
+        while pending:
+            run: list[Op] = []
+            left: list[Op] = []
+            for op in pending:
+                later = {other.index for other in left}
+                reduced = {other.index for other in run if other.kind in REDUCTIONS}
+                fits = not run or self.body.wide(op) == self.body.wide(run[0])
+                if fits and not set(op.inputs) & (later | reduced):
+                    run.append(op)
+                else:
+                    left.append(op)
+            beside = self._beside(run, left)
+            self._emit_run(run, beside)
+            pending = [op for op in left if op not in beside]
+
+    def _beside(self, run: list[Op], left: list[Op]) -> list[Op]:
+        """Tile-wide operations to issue in the shadow of a run that the SFU holds up.
+
+        They wait for nothing that is still to come: O's rescaling beside the exponentials.
+        """
+        if self.body.wide(run[0])[1] == 1 or not any(op.kind in SFU_OPS for op in run):
+            return []
+        coming = {op.index for op in run + left}
+        return [
+            op
+            for op in left
+            if self.body.wide(op)[1] > 1 and op.kind not in SFU_OPS and not coming & set(op.inputs)
+        ]
+
+    def _emit_run(self, run: list[Op], beside: list[Op]) -> None:
+        elements = self.body.per_thread(self.body.wide(run[0]))
+        groups = int(min(RUN_GROUPS, max(1.0, elements // INTERLEAVE)))
+        parts: dict[int, list[int]] = {op.index: [] for op in run + beside}
+        # What follows the first SFU operation waits a group: its exp2 is done by then.
+        first_sfu = next((i for i, op in enumerate(run) if op.kind in SFU_OPS), len(run))
+        at_once, behind = run, list[Op]()
+        if groups > 1:
+            at_once, behind = run[: first_sfu + 1], run[first_sfu + 1 :]
+        for group in range(groups + 1):
+            if group < groups:
+                for op in at_once + beside:
+                    self._emit_group(op, group, groups, parts)
+            if group > 0:
+                for op in behind:
+                    self._emit_group(op, group - 1, groups, parts)
+        for op in run + beside:
+            if self._is_free(op):
+                self.emitter.made_free(op)
+            else:
+                self.emitter.made(op.index, parts[op.index])
+            if op.kind in REDUCTIONS:
+                self._combine_rows(op)
+
+    def _emit_group(self, op: Op, group: int, groups: int, parts: dict[int, list[int]]) -> None:
+        """One operation on one group of a run's elements."""
+        if self._is_free(op):
+            return
+        pipe, per_element = self.body.cost(op)
+        total = max(1, round(self.body.per_thread(self.body.wide(op)) * per_element))
+        count = total * (group + 1) // groups - total * group // groups
+        if count == 0:
+            return
+        needs = self._needs(op, group, parts)
+        asynchronous = pipe == "sfu" and count > 1
+        parts[op.index].append(
+            self.emitter.arithmetic(
+                pipe, count, needs=needs, asynchronous=asynchronous, name=op.kind
+            )
+        )
+
+    def _needs(self, op: Op, group: int, parts: dict[int, list[int]]) -> list[int]:
+        """What a group waits for: the same group of the run's own values, others whole."""
+        needs: list[int] = []
+        for source in self.body.sources(op):
+            made = parts.get(source.index)
+            if made is None:
+                needs += self.emitter.after((source.index,))
+            elif made:
+                needs.append(made[min(group, len(made) - 1)])
+            else:  # no instructions of its own
+                needs += self._needs(source, group, parts)
+        return needs
+
+    def _is_free(self, op: Op) -> bool:
+        return self.body.cost(op)[1] == 0
+
+    def _combine_rows(self, op: Op) -> None:
+        """A row's partial results are combined across the quad that shares it.
+
+        A sum that is only carried on needs none until the end.
+        """
+        if op.kind == "row_sum" and self._only_carried(op):
+            return
+        values = self.body.per_thread(op.shape)
+        pipe: Arithmetic = "alu" if op.kind == "row_max" else "fp32"
+        last = self.emitter.after((op.index,))
+        for _ in range(QUAD_SHUFFLES):
+            exchanged = values * SHUFFLE_BYTES
+            shuffle = self.emitter.shared_memory(exchanged, values, needs=last, name="shuffle")
+            last = [self.emitter.arithmetic(pipe, values, needs=[shuffle], name=op.kind)]
+        self.emitter.made(op.index, last)
+
+    def _only_carried(self, op: Op) -> bool:
+        return all(user.kind == "add" and not self.body.used(user) for user in self.body.used(op))

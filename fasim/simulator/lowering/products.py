@@ -1,0 +1,135 @@
+"""Matrix products: mma.sync with its fragments, one warp at a time, or wgmma."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from fasim.hardware.gpu import LDMATRIX_BYTES
+from fasim.problem import DTYPE_BYTES, TENSOR_DTYPE
+from fasim.schedules.record import Op
+from fasim.simulator.lowering.body import LoopBody
+from fasim.simulator.lowering.copies import Copies
+from fasim.simulator.lowering.emitter import Emitter
+from fasim.simulator.lowering.instructions import MMA_COLUMNS, MMA_K_BYTES, MMA_ROWS, WGMMA_ROWS
+from fasim.simulator.stream import Item
+
+# From the last wgmma's completion until a warp that waits for it goes on: seen between the
+# products of compiled FlashAttention-3 loops.
+WGMMA_WAIT_CYCLES = 60
+
+
+class Products:
+    """Emits the matrix products of one iteration."""
+
+    def __init__(self, body: LoopBody, emitter: Emitter, copies: Copies) -> None:
+        self.body, self.emitter, self.copies = body, emitter, copies
+        self.gpu, self.mapping = body.gpu, body.mapping
+        dtype = body.record.kernel.problem.dtype
+        self.tensor_dtype = TENSOR_DTYPE[dtype]
+        self.element_bytes = DTYPE_BYTES[dtype]
+        self.k_elements = MMA_K_BYTES // self.element_bytes  # contracted by one instruction
+        self.last = max((op.index for op in body.ops if op.kind == "matmul"), default=-1)
+
+    def emit(self, op: Op) -> None:
+        """Emits one product; its value is visible after the items of its last k-step."""
+        if self.mapping.matrix_unit == "wgmma":
+            self._wgmma(op)
+        else:
+            self._mma(op)
+
+    def _from_shared(self, op: Op, operand: int) -> bool:
+        """Loaded tiles are read from shared memory, unless the mapping holds A in registers.
+
+        Computed ones are in registers already.
+        """
+        if operand == 0 and op.name in self.mapping.operands_in_registers:
+            return False
+        return self.body.is_buffered(self.body.sources(op)[operand])
+
+    def _mma(self, op: Op) -> None:
+        """mma.sync: fragments come by ldmatrix, the next k-step's between this step's products.
+
+        A step is cut into groups, one for each fragment of B: a group waits for that fragment,
+        and for all of A's.
+        """
+        a, b = self.body.sources(op)[:2]
+        rows, columns = self.mapping.warp_tile(op.shape)
+        steps = max(1, ceil(op.contraction / self.k_elements))
+        instructions = ceil(rows / MMA_ROWS) * ceil(columns / MMA_COLUMNS)
+        each = self.gpu.warp_instruction_cycles("mma_sync", self.tensor_dtype)
+        assert each is not None  # the catalogue refuses dtypes without tensor cores
+        latency = self.gpu.tensor_core.latency_cycles
+        operands = [
+            (source, self._fragments(extent) if self._from_shared(op, side) else 0)
+            for side, (source, extent) in enumerate(((a, rows), (b, columns)))
+        ]
+        in_registers = [source.index for source, loads in operands if not loads]
+        groups = max(1, operands[1][1] or ceil(columns / 16))
+        fetched = [[self._fragment(source) for _ in range(loads)] for source, loads in operands]
+        previous: list[int] = []
+        for step in range(steps):
+            products: list[int] = []
+            following: list[list[int]] = [[], []]
+            parts = [n for index in in_registers for n in self.emitter.part(index, step, steps)]
+            if step == 0:
+                parts += self.emitter.after(op.inputs[2:])
+            for group in range(groups):
+                count = _share(instructions, group, groups)
+                begin, end = instructions * group, instructions * (group + 1)
+                cycles = round(end * each / groups) - round(begin * each / groups)
+                if step + 1 < steps:
+                    for into, (source, loads) in zip(following, operands, strict=True):
+                        fetches = range(_share(loads, group, groups))
+                        into += [self._fragment(source) for _ in fetches]
+                needs = [*parts, *fetched[0], *fetched[1][group : group + 1]]
+                # The same accumulators, a step ago: waited for only if the step is that short.
+                if previous and instructions * each < latency:
+                    needs.append(previous[group])
+                unique = tuple((n, 0) for n in dict.fromkeys(needs))
+                item = Item("tensor", count, cycles, latency, unique, name=op.name)
+                products.append(self.emitter.append(item))
+                self.copies.fill_share(groups * (steps - step) - group)
+            previous, fetched = products, following
+        self.emitter.made(op.index, previous)
+
+    def _fragments(self, extent: int) -> int:
+        """ldmatrix.x4 instructions for one k-step of an operand this many rows or columns wide."""
+        return ceil(extent * MMA_K_BYTES / LDMATRIX_BYTES)
+
+    def _fragment(self, source: Op) -> int:
+        needs = self.emitter.after((source.index,))
+        return self.emitter.shared_memory(LDMATRIX_BYTES, needs=needs, name="ldmatrix")
+
+    def _wgmma(self, op: Op) -> None:
+        """wgmma: m64 × n of a warpgroup, asynchronous, at the tensor rate or shared memory's."""
+        rows, columns = op.shape
+        k = self.k_elements
+        warpgroups = max(1, self.mapping.warps // 4)
+        rate = self.gpu.tensor_core.flops_per_clock[self.tensor_dtype]
+        assert rate is not None  # the catalogue refuses dtypes without tensor cores
+        tensor = 2 * WGMMA_ROWS * columns * k / rate
+        a_rows = WGMMA_ROWS if self._from_shared(op, 0) else 0
+        read_bytes = (a_rows + columns) * k * self.element_bytes
+        shared = read_bytes / self.gpu.shared_memory.bytes_per_clock
+        count = max(1, ceil(op.contraction / k)) * ceil(rows / WGMMA_ROWS / warpgroups)
+        needs = tuple((n, 0) for n in self.emitter.after(op.inputs))
+        product = self.emitter.append(
+            Item(
+                "tensor",
+                count,
+                round(count * max(tensor, shared)),
+                WGMMA_WAIT_CYCLES,
+                needs,
+                asynchronous=True,
+                name=op.name,
+            )
+        )
+        self.emitter.made(op.index, [product])
+        if op.index == self.last and not self.body.used(op):
+            # A GEMM's accumulator: one step stays in flight while the next is issued.
+            self.emitter.append(Item("wait", 1, 0, needs=((product, 1),), name="wgmma wait"))
+
+
+def _share(total: int, group: int, groups: int) -> int:
+    """Part `group` of `total`, dealt out evenly."""
+    return total * (group + 1) // groups - total * group // groups

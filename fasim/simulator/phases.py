@@ -1,0 +1,136 @@
+"""What the blocks of a tensor kernel do before and after their main loop, and what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fasim.problem import DTYPE_BYTES
+from fasim.schedules.record import Op, Record
+from fasim.simulator.contention import exposed_burst, soft_maximum
+from fasim.simulator.memory import MemoryTraffic, Residency
+from fasim.simulator.trips import loop_visit
+from fasim.simulator.work import TICKS_PER_SECOND, Charges
+
+if TYPE_CHECKING:
+    from fasim.hardware import Gpu
+
+# From a block's start to its first load: parameters, addresses, barrier set-up.
+BLOCK_START_CYCLES = 300
+# From the last product to the first store: scaling, rounding, staging through shared memory.
+BLOCK_END_CYCLES = 500
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseBytes:
+    """DRAM bytes of an average block, by phase."""
+
+    prologue: float
+    loop: float
+    epilogue: float
+
+
+def phase_bytes(record: Record, memory: MemoryTraffic) -> PhaseBytes:
+    """DRAM bytes of an average block by phase: where the program touches each tensor."""
+    totals = {"prologue": 0, "loop": 0, "epilogue": 0}
+    for name, access in memory.dram.items():
+        ops = [op for op in record.once() if op.name == name and op.path]
+        loaded_in_loop = any(op.kind == "load" for op in ops)
+        stored_in_loop = any(op.kind == "store" for op in ops)
+        totals["loop" if loaded_in_loop else "prologue"] += access.read_bytes
+        totals["loop" if stored_in_loop else "epilogue"] += access.write_bytes
+    blocks = record.kernel.blocks
+    return PhaseBytes(*(totals[phase] / blocks for phase in ("prologue", "loop", "epilogue")))
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """Prologue and epilogue of an average block, in ticks by cause.
+
+    Attributes:
+        path: the main loop.
+        residents: blocks that share an SM, and so its port to L2.
+        ticks_per_cycle: of the SM's clock under this kernel.
+        wave_ticks_per_byte: of DRAM, for one byte of each block of a mean wave.
+    """
+
+    record: Record
+    gpu: Gpu
+    path: tuple[int, ...]
+    residents: int
+    ticks_per_cycle: float
+    wave_ticks_per_byte: float
+    memory: MemoryTraffic
+    resident: Residency
+
+    def start(self) -> Charges:
+        """A block that sees nothing: it starts, and goes on to store what it has."""
+        return self._ticks(("launch", BLOCK_START_CYCLES))
+
+    def prologue(self) -> Charges:
+        """Block start, latency of the first tiles, their bytes through the shared port."""
+        gpu, first = self.gpu, self._first_tiles()
+        missing = max((1 - self.resident.of(op.name) for op in first), default=0.0)
+        hit = gpu.l2.far_latency_cycles
+        miss = max(hit, gpu.dram.latency_s * TICKS_PER_SECOND / self.ticks_per_cycle)
+        first_bytes = sum(_bytes(op) for op in first) * self.residents
+        port = first_bytes / gpu.l2.read_bytes_per_clock_per_sm
+        return self._ticks(
+            ("launch", BLOCK_START_CYCLES),
+            ("dram" if missing > 0 else "l2", hit + (miss - hit) * missing),
+            ("l2", port + self._other_loops()),
+        )
+
+    def epilogue(self, compute: float = 0.0, arrive: float = 0.0) -> Charges:
+        """Last product to first store, the output through the write port, what DRAM delays.
+
+        Args:
+            compute, arrive: ticks of the block's loop in the SM and at DRAM.
+        """
+        stores = [op for op in self.record.once() if op.kind == "store" and not op.path]
+        stored = sum(_bytes(op) for op in stores)
+        port = stored / self.gpu.l2.write_bytes_per_clock_per_sm * self.ticks_per_cycle
+        contended = soft_maximum(compute, arrive) - max(compute, arrive)
+        written = phase_bytes(self.record, self.memory).epilogue
+        burst = written * self.wave_ticks_per_byte
+        # The same bytes pass the port and DRAM, one behind the other.
+        delayed = max(0.0, exposed_burst(burst, compute, arrive) - port)
+        return (
+            *self._ticks(("shared_memory", BLOCK_END_CYCLES)),
+            ("l2", round(port)),
+            ("dram", round(contended + delayed)),
+        )
+
+    def _first_tiles(self) -> list[Op]:
+        """The loads a block waits for before its first product."""
+        loads = [op for op in self.record.once() if op.kind == "load"]
+        outside = [op for op in loads if not op.path]
+        inside = [op for op in loads if op.path == self.path]
+        return outside + inside[:1]
+
+    def _other_loops(self) -> float:
+        """Cycles of the loops around and beside the main loop: their copies, exposed."""
+        cycles = 0.0
+        l2 = self.gpu.l2
+        for number, loop in enumerate(self.record.loops):
+            path = (*loop.parent, number)
+            if path == self.path:
+                continue
+            ops = [op for op in self.record.once() if op.path == path]
+            trips = loop_visit(self.record, loop, {}).trips
+            for op in ops:
+                moved = trips * _bytes(op) * self.residents
+                if op.kind == "load":
+                    cycles += moved / l2.read_bytes_per_clock_per_sm
+                elif op.kind == "store":
+                    cycles += moved / l2.write_bytes_per_clock_per_sm
+            if any(op.kind == "load" for op in ops):
+                cycles += trips * l2.latency_cycles
+        return cycles
+
+    def _ticks(self, *cycles: tuple[str, float]) -> Charges:
+        return tuple((cause, round(c * self.ticks_per_cycle)) for cause, c in cycles if c > 0)
+
+
+def _bytes(op: Op) -> int:
+    return op.elements * DTYPE_BYTES[op.dtype]
