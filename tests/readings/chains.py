@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from closed_forms import Counted, Shape, flash1, flash2, pytorch, standard
 from hypothesis import strategies as st
 
 from fasim.problem import DTYPE_BYTES, Attention
@@ -15,6 +14,7 @@ from fasim.schedules.language import Kernel
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.standard import Gemm
 from fasim.schedules.tiling import Tiling
+from tests.readings.closed_forms import Counted, Shape, flash1, flash2, pytorch, standard
 
 Kernels = tuple[Kernel, ...]
 

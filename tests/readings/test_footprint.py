@@ -1,12 +1,12 @@
 """Device memory: by tensor, and its peak over the chain."""
 
 import pytest
-from chains import Tiles, build_pytorch
 
 from fasim.hardware import Gpu, load
 from fasim.problem import Attention
 from fasim.readings.footprint import footprint, intermediates
 from fasim.schedules import catalog
+from tests.readings.chains import Tiles, build_pytorch
 
 GIB = 2**30
 

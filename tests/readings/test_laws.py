@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from chains import Tiles, build_flash1
 
 from fasim.hardware import Gpu, load, with_overrides
 from fasim.problem import Attention
 from fasim.readings.traffic import Level, total, traffic
 from fasim.schedules import catalog
+from tests.readings.chains import Tiles, build_flash1
 
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
 # Shared memory of a block, over 16 ×, and Br × Bc of Algorithm 1 for d = 64 and fp16.

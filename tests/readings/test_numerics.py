@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from chains import CHAINS, Kernels, Tiles, problems, tile_sizes
 from hypothesis import given, settings
 
 from fasim.problem import DTYPE_BYTES, Attention
@@ -12,6 +11,7 @@ from fasim.readings import numerics, reference
 from fasim.readings.rounding import Array
 from fasim.readings.traffic import traffic
 from fasim.schedules.mapping import Mapping
+from tests.readings.chains import CHAINS, Kernels, Tiles, problems, tile_sizes
 
 # The rule compares maxima over many outputs; of one or two, plain attention may be lucky.
 RULE_HEAD_DIMS = (8, 40, 64)

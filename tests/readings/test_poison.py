@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from chains import Kernels, Tiles, build_flash1, build_flash2, closed_flash2, shape_of
 
 from fasim.problem import Attention
 from fasim.readings import numerics, reference
@@ -18,6 +17,14 @@ from fasim.schedules.mapping import Mapping
 from fasim.schedules.online_softmax import OnlineSoftmax
 from fasim.schedules.record import record
 from fasim.schedules.visits import Span, Visit
+from tests.readings.chains import (
+    Kernels,
+    Tiles,
+    build_flash1,
+    build_flash2,
+    closed_flash2,
+    shape_of,
+)
 
 PROBLEM = Attention(1, 2, 96, 96, 32, causal=True)
 TILES = Tiles(32, 16)

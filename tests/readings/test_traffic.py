@@ -3,8 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from chains import CHAINS, Tiles, build_flash1, problems, shape_of, tile_sizes
-from closed_forms import Bytes
 from hypothesis import given, settings
 
 from fasim.hardware import Gpu
@@ -13,6 +11,8 @@ from fasim.readings import numerics
 from fasim.readings.traffic import Access, Flops, Level, merge, total, traffic
 from fasim.schedules import catalog
 from fasim.schedules.language import Block
+from tests.readings.chains import CHAINS, Tiles, build_flash1, problems, shape_of, tile_sizes
+from tests.readings.closed_forms import Bytes
 
 KIB, MIB = 2**10, 2**20
 
