@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
-from fasim.schedules.plan import Entry, Plan, Tile
+from fasim.schedules.plan import Entry, Options, Plan, Tile
 from fasim.schedules.record import Record, cached_record, record
 from fasim.schedules.residency import block_use, residency
 
@@ -22,7 +23,9 @@ def overflow(plan: Plan, gpu: Gpu) -> str | None:
     return next(filter(None, (_fault(cached_record(k), gpu) for k in plan.kernels)), None)
 
 
-def largest_fit(entry: Entry, problem: Attention, gpu: Gpu, tile: Tile) -> Plan | None:
+def largest_fit(
+    entry: Entry, problem: Attention, gpu: Gpu, options: Options, tile: Tile
+) -> Plan | None:
     """The plan with the largest tile inside `tile` that fits, by area; None if none does."""
     rows, columns = tile
     candidates = [
@@ -31,7 +34,7 @@ def largest_fit(entry: Entry, problem: Attention, gpu: Gpu, tile: Tile) -> Plan 
         for fewer_columns in range(min(columns, MAX_COLUMNS), 15, -16)
     ]
     for candidate in sorted(candidates, key=lambda t: t[0] * t[1], reverse=True):
-        plan = entry.build(problem, gpu, candidate)
+        plan = entry.build(problem, gpu, replace(options, tile=candidate))
         if all(_fault(record(kernel), gpu) is None for kernel in plan.kernels):
             return plan
     return None

@@ -9,7 +9,7 @@ from fasim.problem import Attention, Scenario
 from fasim.readings.footprint import footprint
 from fasim.readings.traffic import KernelTraffic, Level, Traffic, merge, traffic
 from fasim.schedules import catalog
-from fasim.schedules.plan import Plan, Refused, Tile
+from fasim.schedules.plan import Options, Plan, Refused, Tile
 from fasim.schedules.record import cached_record
 from fasim.schedules.residency import block_use, residency
 from fasim.simulator.simulate import SimulatedKernel, Simulation, simulate
@@ -46,7 +46,7 @@ def predict(
     scenario = scenario or Scenario()
     if schedule is None and implementation is None:
         return _fastest(problem, profile, scenario, tile, repeat=repeat, timeline=timeline)
-    planned = catalog.plan(problem, profile.gpu, schedule, implementation, tile)
+    planned = catalog.plan(problem, profile.gpu, schedule, implementation, Options(tile))
     return _predict(problem, profile, scenario, planned, repeat=repeat, timeline=timeline)
 
 
@@ -64,7 +64,7 @@ def _fastest(
     refused: list[Refused] = []
     for name in catalog.SCHEDULES:
         try:
-            planned = catalog.plan(problem, profile.gpu, name, None, tile)
+            planned = catalog.plan(problem, profile.gpu, name, None, Options(tile))
         except Refused as refusal:
             refused.append(refusal)
             continue

@@ -9,6 +9,7 @@ from fasim.hardware import Gpu, load, with_overrides
 from fasim.problem import Attention
 from fasim.readings.traffic import Level, total, traffic
 from fasim.schedules import catalog
+from fasim.schedules.plan import Options
 from tests.readings.chains import Tiles, build_flash1
 
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
@@ -46,7 +47,9 @@ def test_standard_global_bytes_grow_the_same_way_with_tiles_read_again(
 ) -> None:
     # GEMM tiles of 128: Q and K are read N/128 times, V too; a whole head fits one tile of O.
     for n in LENGTHS:
-        plan = catalog.plan(Attention(1, 1, n, n, head_dim), a100, "standard", tile=(128, 128))
+        plan = catalog.plan(
+            Attention(1, 1, n, n, head_dim), a100, "standard", options=Options((128, 128))
+        )
         re_read = 3 * (n // 128) * n * head_dim
         assert bytes_of(traffic(plan.kernels).global_) == 2 * (re_read + n * head_dim + 4 * n * n)
 
@@ -85,7 +88,7 @@ def test_flash2_is_quadratic_in_length_and_inverse_in_row_tile(a100: Gpu) -> Non
         for tile_m in (32, 64, 128):
             for tile_n in (32, 64):
                 problem = Attention(1, 1, n, n, d)
-                plan = catalog.plan(problem, a100, "flash2", tile=(tile_m, tile_n))
+                plan = catalog.plan(problem, a100, "flash2", options=Options((tile_m, tile_n)))
                 once = 2 * 2 * n * d + 4 * n  # Q and O of two bytes, LSE of four
                 expected = 4 * n * n * d // tile_m + once
                 assert bytes_of(traffic(plan.kernels).global_) == expected

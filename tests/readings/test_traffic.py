@@ -11,6 +11,7 @@ from fasim.readings import numerics
 from fasim.readings.traffic import Access, Flops, Level, merge, total, traffic
 from fasim.schedules import catalog
 from fasim.schedules.language import Block
+from fasim.schedules.plan import Options
 from tests.readings.chains import CHAINS, Tiles, build_flash1, problems, shape_of, tile_sizes
 from tests.readings.closed_forms import Bytes
 
@@ -55,7 +56,7 @@ def test_traffic_numerics_and_closed_form_agree_byte_for_byte(
 def test_flash_attention_2_at_n_4096(a100: Gpu) -> None:
     problem = Attention(4, 32, 4096, 4096, 128)
     heads = problem.batch * problem.heads
-    plan = catalog.plan(problem, a100, implementation="flash-attn-2", tile=(128, 64))
+    plan = catalog.plan(problem, a100, implementation="flash-attn-2", options=Options((128, 64)))
     level = traffic(plan.kernels).global_
     assert {name: (r // heads, w // heads) for name, (r, w) in moved(level).items()} == {
         "Q": (1 * MIB, 0),
@@ -83,7 +84,9 @@ def test_standard_makes_the_eight_accesses_kernel_by_kernel(a100: Gpu, causal: b
 def test_a_row_that_sees_nothing_is_not_read(a100: Gpu) -> None:
     # 64 keys and 192 queries: only the last 64 queries see anything.
     problem = Attention(1, 1, 192, 64, 64, causal=True)
-    level = traffic(catalog.plan(problem, a100, "flash2", tile=(64, 64)).kernels).global_
+    level = traffic(
+        catalog.plan(problem, a100, "flash2", options=Options((64, 64))).kernels
+    ).global_
     assert level["Q"].read_bytes == 64 * 64 * 2
     assert level["O"].write_bytes == 192 * 64 * 2
 
@@ -113,7 +116,7 @@ def test_a_load_before_two_loops_happens_once_if_anything_is_seen() -> None:
 def test_special_functions_and_fp32_work_by_hand(a100: Gpu) -> None:
     # One block, one step of 16 × 32 scores, d = 64.
     problem = Attention(1, 1, 16, 32, 64)
-    flops = traffic(catalog.plan(problem, a100, "flash2", tile=(16, 32)).kernels).flops
+    flops = traffic(catalog.plan(problem, a100, "flash2", options=Options((16, 32))).kernels).flops
     # exp2 of the scores and of the correction; at the end log2 and 1/row_sum.
     assert flops.sfu == 16 * 32 + 3 * 16
     by_score = 4  # maximum, scale, subtract, sum
@@ -125,7 +128,7 @@ def test_special_functions_and_fp32_work_by_hand(a100: Gpu) -> None:
 
 def test_causal_executes_what_its_tiles_cover_and_needs_half(a100: Gpu) -> None:
     problem = Attention(1, 1, 512, 512, 64, causal=True)
-    flops = traffic(catalog.plan(problem, a100, "flash2", tile=(128, 64)).kernels).flops
+    flops = traffic(catalog.plan(problem, a100, "flash2", options=Options((128, 64))).kernels).flops
     pairs = 512 * 513 // 2
     assert flops.tensor_useful == 4 * 64 * pairs
     assert flops.tensor == 4 * 64 * 128 * 64 * (2 + 4 + 6 + 8)

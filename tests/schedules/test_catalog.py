@@ -6,7 +6,7 @@ from fasim.hardware import Gpu, load, with_overrides
 from fasim.problem import Attention, ProblemError
 from fasim.schedules import catalog
 from fasim.schedules.fit import overflow
-from fasim.schedules.plan import Refused
+from fasim.schedules.plan import Options, Refused
 
 PROBLEM = Attention(1, 16, 4096, 4096, 64)
 
@@ -197,7 +197,7 @@ def test_a_tile_that_does_not_fit_names_the_largest_that_does() -> None:
         "flash2: tile 128x64 needs 32.0 KiB of shared memory a block, a100-sxm4-80gb has 20 KiB; "
         "the largest that fits is 64x48"
     )
-    assert catalog.plan(PROBLEM, gpu, "flash2", tile=(64, 48)).tile == (64, 48)
+    assert catalog.plan(PROBLEM, gpu, "flash2", options=Options((64, 48))).tile == (64, 48)
     for larger in ((128, 32), (64, 64), (80, 48)):
         refusal(PROBLEM, gpu, "flash2", tile=larger)
 
@@ -228,7 +228,7 @@ def test_impossible_tiles_are_refused_for_every_schedule(
     a100: Gpu, schedule: str, tile: tuple[int, int]
 ) -> None:
     with pytest.raises(ProblemError, match="must be a multiple of 16"):
-        catalog.plan(PROBLEM, a100, schedule, tile=tile)
+        catalog.plan(PROBLEM, a100, schedule, options=Options(tile))
 
 
 def test_a_huge_tile_is_refused_at_once(a100: Gpu) -> None:

@@ -6,13 +6,14 @@ import sys
 from fasim.hardware import Gpu
 from fasim.problem import Attention
 from fasim.schedules import catalog
+from fasim.schedules.plan import Options
 from fasim.schedules.record import Record, cached_record, record
 
 PROBLEM = Attention(1, 2, 300, 200, 40, kv_heads=1, causal=True)
 
 
 def recorded(gpu: Gpu, schedule: str, kernel: int = 0) -> Record:
-    return record(catalog.plan(PROBLEM, gpu, schedule, tile=(64, 32)).kernels[kernel])
+    return record(catalog.plan(PROBLEM, gpu, schedule, options=Options((64, 32))).kernels[kernel])
 
 
 def test_flash2_reads_as_the_paper_does(a100: Gpu) -> None:

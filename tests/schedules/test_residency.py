@@ -14,6 +14,7 @@ from fasim.problem import Attention
 from fasim.schedules import catalog
 from fasim.schedules.language import Kernel
 from fasim.schedules.mapping import Mapping
+from fasim.schedules.plan import Options
 from fasim.schedules.record import record
 from fasim.schedules.residency import BlockUse, Residency, block_use, residency
 from fasim.schedules.standard import Gemm, probability_value_kernel
@@ -70,7 +71,9 @@ KNOWN = [
 def kernel_of(known: Known, tile: tuple[int, int] | None = None) -> tuple[Kernel, Gpu]:
     gpu = load(known.gpu).gpu
     problem = Attention(1, 1, 1024, 1024, known.head_dim, causal=known.causal)
-    (kernel,) = catalog.plan(problem, gpu, implementation="flash-attn-2", tile=tile).kernels
+    (kernel,) = catalog.plan(
+        problem, gpu, implementation="flash-attn-2", options=Options(tile)
+    ).kernels
     return kernel, gpu
 
 
@@ -143,9 +146,9 @@ def test_a_product_is_no_buffer_of_the_tensor_it_shares_a_name_with() -> None:
 
 def test_a_buffer_is_a_full_tile_of_its_tensor(a100: Gpu) -> None:
     problem = Attention(1, 1, 1000, 1000, 64)
-    (kernel,) = catalog.plan(problem, a100, "flash1", tile=(32, 160)).kernels
+    (kernel,) = catalog.plan(problem, a100, "flash1", options=Options((32, 160))).kernels
     assert block_use(record(kernel)).shared_memory_bytes == 2 * (2 * 32 + 2 * 160) * 64
-    (first, _, last) = catalog.plan(problem, a100, "standard", tile=(128, 64)).kernels
+    (first, _, last) = catalog.plan(problem, a100, "standard", options=Options((128, 64))).kernels
     stage = (128 + 64) * 32 * 2
     assert block_use(record(first)).shared_memory_bytes == 5 * stage
     assert block_use(record(last)).shared_memory_bytes == 5 * stage

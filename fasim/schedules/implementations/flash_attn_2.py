@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fasim.problem import Attention
+from fasim.schedules import flash2
 from fasim.schedules.mapping import Mapping
+from fasim.schedules.plan import Entry, Options, Plan, check_forward, listed, warps_for
+from fasim.schedules.tiling import Tiling
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
@@ -74,3 +78,37 @@ def mapping(warps: int) -> Mapping:
         operands_in_registers=("O",),
         source=SOURCE,
     )
+
+
+def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
+    compiled = kernel_head_dim(problem.head_dim)
+    assert compiled is not None  # checked before
+    tile_m, tile_n, warps = tile_of(gpu, compiled, problem.causal)
+    if options.tile is not None:
+        tile_m, tile_n = options.tile
+        warps = warps_for(options.tile, compiled)
+    tiling = Tiling(tile_m, tile_n, descending=True)
+    kernels = flash2.kernels(problem, tiling, mapping(warps), compiled)
+    assumptions: tuple[str, ...] = ()
+    if compiled != problem.head_dim:
+        assumptions = (f"head_dim {problem.head_dim} runs in the kernel compiled for {compiled}",)
+    return Plan("flash2", "flash-attn-2", kernels, (tile_m, tile_n), assumptions)
+
+
+def _check(problem: Attention, gpu: Gpu) -> str | None:
+    if problem.dtype not in DTYPES:
+        return f"it takes {listed(DTYPES)}, not {problem.dtype}"
+    if kernel_head_dim(problem.head_dim) is None:
+        return f"it takes head_dim up to {HEAD_DIMS[-1]}, not {problem.head_dim}"
+    return check_forward(problem, gpu)
+
+
+ENTRY = Entry(
+    name="flash-attn-2",
+    schedule="flash2",
+    title="the flash-attn package, versions 2.x",
+    source=SOURCE,
+    needs="fp16 or bf16, head_dim up to 256",
+    build=_build,
+    check=_check,
+)

@@ -8,17 +8,23 @@ mask is added by a kernel of its own, O is copied back.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
 from fasim.schedules.chain import KEY, QUERY, SCORES, axes_of
+from fasim.schedules.implementations import cublas
 from fasim.schedules.language import Block, Kernel, Tensor
 from fasim.schedules.mapping import Mapping
+from fasim.schedules.plan import Entry, Options, Plan, check_forward, listed
 from fasim.schedules.standard import (
     Gemm,
     probability_value_kernel,
     query_key_kernel,
     softmax_kernel,
 )
+
+if TYPE_CHECKING:
+    from fasim.hardware import Gpu
 
 DTYPES = ("fp32", "fp16", "bf16")
 SOURCE = "Dao-AILab/flash-attention benchmarks/benchmark_flash_attention.py (attention_pytorch)"
@@ -113,3 +119,25 @@ def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
         probability_value_kernel(problem, gemm, "V_copy", "O_copy"),
         copy_kernel(problem, "O_copy", "O", QUERY),
     )
+
+
+def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
+    gemm = cublas.gemm(gpu, problem.dtype, options.tile)
+    return Plan("standard", "pytorch", kernels(problem, gemm), (gemm.tile_m, gemm.tile_n))
+
+
+def _check(problem: Attention, gpu: Gpu) -> str | None:
+    if problem.dtype not in DTYPES:
+        return f"it takes {listed(DTYPES)}, not {problem.dtype}"
+    return check_forward(problem, gpu)
+
+
+ENTRY = Entry(
+    name="pytorch",
+    schedule="standard",
+    title="eager PyTorch: copies, baddbmm, mask, softmax, bmm",
+    source=SOURCE,
+    needs="fp32, fp16 or bf16; device memory as standard, and for copies of Q, K, V and O",
+    build=_build,
+    check=_check,
+)
