@@ -192,14 +192,14 @@ def test_what_it_does_not_take(
 def test_a_tile_that_does_not_fit_names_the_largest_that_does() -> None:
     # Q 128 and K, V 64 of 64 halves: 32 KiB. In 20 KiB: 96 rows of Q have no place, 64 + 2 · 48.
     gpu = small_gpu(20)
-    message = refusal(PROBLEM, gpu, "flash2", tile=(128, 64))
+    message = refusal(PROBLEM, gpu, "flash2", options=Options((128, 64)))
     assert message == (
         "flash2: tile 128x64 needs 32.0 KiB of shared memory a block, a100-sxm4-80gb has 20 KiB; "
         "the largest that fits is 64x48"
     )
     assert catalog.plan(PROBLEM, gpu, "flash2", options=Options((64, 48))).tile == (64, 48)
     for larger in ((128, 32), (64, 64), (80, 48)):
-        refusal(PROBLEM, gpu, "flash2", tile=larger)
+        refusal(PROBLEM, gpu, "flash2", options=Options(larger))
 
 
 def test_a_prescribed_tile_is_not_replaced() -> None:
@@ -215,7 +215,7 @@ def test_a_head_too_wide_for_any_tile(a100: Gpu) -> None:
 
 def test_registers_and_warps_limit_a_block_too() -> None:
     few = with_overrides(load("a100"), {"sm.registers": "16384"}).gpu
-    message = refusal(PROBLEM, few, "flash2", tile=(128, 128))
+    message = refusal(PROBLEM, few, "flash2", options=Options((128, 128)))
     assert message == (
         "flash2: tile 128x128 needs more registers than an SM of a100-sxm4-80gb has; "
         "the largest that fits is 32x128"
@@ -232,7 +232,9 @@ def test_impossible_tiles_are_refused_for_every_schedule(
 
 
 def test_a_huge_tile_is_refused_at_once(a100: Gpu) -> None:
-    assert "the largest that fits is" in refusal(PROBLEM, a100, "flash2", tile=(2**20, 2**20))
+    assert "the largest that fits is" in refusal(
+        PROBLEM, a100, "flash2", options=Options((2**20, 2**20))
+    )
 
 
 @pytest.mark.parametrize("entries", [catalog.SCHEDULES, catalog.IMPLEMENTATIONS])
