@@ -6,15 +6,20 @@ walked tile by tile, so the cost does not grow with batch, heads or equal tiles.
 
 from __future__ import annotations
 
+from itertools import product
+from math import prod
+
 from fasim.schedules.language import Rows
 from fasim.schedules.record import Loop, Op, Record
-from fasim.schedules.visits import Span, spans, visit
+from fasim.schedules.visits import Span, decisive_axes, spans, visit
 
 Owner = tuple[str, str] | int
 
 
 def owner_of(rows: Rows) -> Owner:
-    """A key for the range: its loop, or its kind and axis."""
+    """A key for the range: its loop, or its kind and axis. Pages are counted apart from rows."""
+    if rows.axis == "page":
+        return "page", str(rows.owner)
     return rows.owner if isinstance(rows.owner, int) else (rows.owner, rows.axis)
 
 
@@ -50,28 +55,19 @@ class Counter:
 
     def _over_grid(self, op: Op, loops: tuple[Loop, ...], bound: frozenset[Owner]) -> int:
         kernel = self.kernel
-        walked = self._walked_axis(loops)
+        walked = decisive_axes(kernel, loops)
         factor = 1
         for axis in kernel.grid:
-            if axis != walked:
+            if axis not in walked:
                 own = ("own", axis) in bound
                 factor *= kernel.lengths[axis] if own else kernel.tile_count(axis)
-        if walked is None:
-            return factor * self._over_loops(op, loops, bound, {})
-        owner = ("own", walked)
-        return factor * sum(
-            (span.length if owner in bound else 1)
-            * self._over_loops(op, loops, bound, {owner: span})
-            for span in spans(kernel, walked)
-        )
-
-    def _walked_axis(self, loops: tuple[Loop, ...]) -> str | None:
-        """The grid axis whose position decides a trip count, if there is one."""
-        if self.kernel.problem.causal:
-            for loop in loops:
-                if loop.seen_from is not None and loop.seen_from.owner == "own":
-                    return loop.seen_from.axis
-        return None
+        owners = [("own", axis) for axis in walked]
+        count = 0
+        for place in product(*(spans(kernel, axis) for axis in walked)):
+            position: dict[Owner, Span] = dict(zip(owners, place, strict=True))
+            own_rows = prod(span.length for owner, span in position.items() if owner in bound)
+            count += own_rows * self._over_loops(op, loops, bound, position)
+        return factor * count
 
     def _over_loops(
         self,
@@ -84,7 +80,8 @@ class Counter:
             return 1
         loop, inner = loops[0], loops[1:]
         seen_from = None if loop.seen_from is None else position.get(owner_of(loop.seen_from))
-        visited = visit(self.kernel, loop, seen_from)
+        within = None if loop.within is None else position.get(owner_of(loop.within))
+        visited = visit(self.kernel, loop, seen_from, within)
         repeats = loop.number in op.path
         if self.kernel.problem.causal and any(
             later.seen_from is not None and later.seen_from.owner == loop.number for later in inner
@@ -98,4 +95,6 @@ class Counter:
         rest = self._over_loops(op, inner, bound, position)
         if not repeats:  # a load before a loop, first used in it: once, if the loop runs at all
             return int(visited.trips > 0 and rest > 0)
+        if ("page", str(loop.number)) in bound:
+            return visited.pages(self.kernel) * rest
         return (visited.rows if loop.number in bound else visited.trips) * rest

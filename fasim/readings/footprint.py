@@ -31,7 +31,7 @@ def footprint(kernels: tuple[Kernel, ...]) -> Footprint:
     last: dict[str, int] = {}
     for index, kernel in enumerate(kernels):
         for tensor in kernel.tensors:
-            sizes[tensor.name] = tensor.bytes(kernel.lengths)
+            sizes[tensor.name] = tensor.allocated_bytes(kernel.lengths)
             first.setdefault(tensor.name, index)
             last[tensor.name] = index
     end, handed_on = len(kernels) - 1, intermediates(kernels)

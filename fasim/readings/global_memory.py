@@ -35,7 +35,7 @@ class GlobalTensor:
         self.values: Array = np.full(shape, np.nan, np.float32)
         if values is not None:
             self.values[...] = round_to(values, tensor.dtype)
-        self._defined = np.full(shape, values is not None)
+        self._defined = ~np.isnan(self.values)
         self.begin_kernel()
 
     def begin_kernel(self) -> None:

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from fasim.problem import Attention
+from fasim.readings import layout
 from fasim.readings.global_memory import GlobalTensor
 from fasim.readings.numpy_block import NumpyBlock
 from fasim.readings.reference import visible
 from fasim.readings.rounding import Array, round_to
 from fasim.readings.traffic import Level
-from fasim.schedules.language import Kernel, ProgramError
+from fasim.schedules.chain import PAGE_TABLE
+from fasim.schedules.language import Kernel, ProgramError, Tensor
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ def run(kernels: tuple[Kernel, ...], inputs: dict[str, Array], seed: int = 0) ->
 
     Args:
         inputs: arrays of the tensors that no kernel of the chain writes first; shapes as
-            declared: Q [batch, heads, seqlen_q, head_dim], K and V [batch, kv_heads, …].
+            declared: Q [batch, heads, seqlen_q, head_dim], K and V [batch, kv_heads, …]. Folding
+            heads into rows and scattering keys over pages is done here.
         seed: of the order in which blocks run.
 
     Raises:
@@ -49,19 +52,41 @@ def run(kernels: tuple[Kernel, ...], inputs: dict[str, Array], seed: int = 0) ->
     """
     random = np.random.default_rng(seed)
     memory: dict[str, GlobalTensor] = {}
+    folded: dict[str, int] = {}
     levels: list[Level] = []
     flops: list[int] = []
     for kernel in kernels:
         for tensor in kernel.tensors:
             if tensor.name not in memory:
-                values = inputs.get(tensor.name)
-                memory[tensor.name] = GlobalTensor(tensor, kernel.lengths, values)
+                memory[tensor.name] = _allocate(kernel, tensor, inputs, seed)
             memory[tensor.name].begin_kernel()
+            if kernel.group > 1 and layout.is_folded(tensor):
+                folded[tensor.name] = kernel.group
         flops.append(_run_kernel(kernel, memory, random))
         accesses = {tensor.name: memory[tensor.name].access for tensor in kernel.tensors}
         levels.append({name: access for name, access in accesses.items() if access.total_bytes})
     tensors = {name: tensor.values for name, tensor in memory.items()}
+    for name, group in folded.items():
+        tensors[name] = layout.unfold(memory[name].tensor, tensors[name], group)
     return NumericsResult(tensors, tuple(levels), tuple(flops))
+
+
+def _allocate(
+    kernel: Kernel, tensor: Tensor, inputs: dict[str, Array], seed: int
+) -> GlobalTensor:
+    """A tensor in global memory as the kernel lays it out; pages lie in random order."""
+    values, lengths = inputs.get(tensor.name), kernel.lengths
+    if tensor.page_rows or tensor.axes == PAGE_TABLE:
+        table = layout.random_page_table(lengths["batch"], lengths["page"], seed)
+        if tensor.axes == PAGE_TABLE:
+            values = table
+        elif values is not None:
+            values = layout.scatter(tensor, values, table)
+        if tensor.page_rows:
+            tensor, lengths = layout.pool_of(kernel, tensor)
+    elif kernel.group > 1 and values is not None and layout.is_folded(tensor):
+        values = layout.fold(tensor, values, kernel.group)
+    return GlobalTensor(tensor, lengths, values)
 
 
 def _run_kernel(

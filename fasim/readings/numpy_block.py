@@ -10,6 +10,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from fasim.readings.global_memory import GlobalTensor, Index
 from fasim.readings.rounding import Array, round_to
-from fasim.schedules.language import Block, Kernel, ProgramError, Rows, Tile
+from fasim.schedules.language import SINGLE_AXES, Block, Kernel, ProgramError, Rows, Tile
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +42,7 @@ class NumpyTile(Tile):
     cols: Range | None
     array: Array | None = None
     source: tuple[GlobalTensor, Index] | None = None  # where a load takes its values from
+    entries: NumpyTile | None = None  # the pages it takes them from, if they lie in pages
     base: NumpyTile | None = None  # what a transposed tile is a view of
 
     def value(self) -> Array:
@@ -49,7 +51,8 @@ class NumpyTile(Tile):
             return self.base.value().T
         if self.array is None:
             assert self.source is not None
-            self.array = self.block.read(self, *self.source)
+            self.array = self.block.read(self, *self.source, self.entries)
+            self.entries = None
         return self.array
 
     def apply(self, op: str, *operands: Tile | float) -> Tile:
@@ -100,9 +103,20 @@ class NumpyBlock(Block):
     def all(self, axis: str) -> Rows:
         return self._range(axis, "all", 0, self.kernel.padded(axis))
 
-    def loop(self, axis: str, seen_from: Rows | None = None) -> Iterator[Rows]:
+    def pages(self, rows: Rows) -> Rows:
+        keys, each = _range(rows), self.kernel.page_rows
+        numbers = {key // each for key in range(keys.start, keys.stop)}
+        return Range("page", len(numbers), rows.owner, min(numbers), max(numbers) + 1)
+
+    def loop(
+        self, axis: str, seen_from: Rows | None = None, within: Rows | None = None
+    ) -> Iterator[Rows]:
         tile = self.kernel.tile(axis)
         starts = range(0, self.kernel.lengths[axis], tile)
+        if within is not None:
+            part = ceil(len(starts) / self.kernel.lengths[within.axis])
+            own = self.coordinates[within.axis]
+            starts = starts[own * part : (own + 1) * part]
         self._loops_begun += 1
         for start in reversed(starts) if axis in self.kernel.descending else starts:
             rows = self._range(axis, self._loops_begun, start, tile)
@@ -119,23 +133,45 @@ class NumpyBlock(Block):
         if not self.kernel.problem.causal:
             return np.ones((a.length, b.length), bool)
         down, across = np.arange(a.start, a.stop)[:, None], np.arange(b.start, b.stop)[None, :]
-        query, key = (down, across) if a.axis == "q" else (across, down)
-        return np.asarray(key <= query + (self.kernel.lengths["k"] - self.kernel.lengths["q"]))
+        row, key = (down, across) if a.axis == "q" else (across, down)
+        query = row // self.kernel.group
+        return np.asarray(key <= query + (self.kernel.lengths["k"] - self.kernel.queries))
 
     # Global memory.
 
-    def load(self, tensor: str, *rows: Rows) -> Tile:
+    def load(self, tensor: str, *rows: Rows, through: Tile | None = None) -> Tile:
         index, sides = self._place(tensor, rows)
         self._pending[tensor] += 1
         across = sides[1] if len(sides) > 1 else None
-        return NumpyTile(self, sides[0], across, source=(self.memory[tensor], index))
+        entries = None if through is None else _tile(through)
+        source = (self.memory[tensor], index)
+        return NumpyTile(self, sides[0], across, source=source, entries=entries)
 
-    def read(self, tile: NumpyTile, memory: GlobalTensor, index: Index) -> Array:
-        """The values of a loaded tile, at its first use."""
-        values = memory.read(index, self.number)
+    def read(
+        self, tile: NumpyTile, memory: GlobalTensor, index: Index, entries: NumpyTile | None
+    ) -> Array:
+        """The values of a loaded tile, at its first use; gathered page by page if in pages."""
+        if entries is None:
+            values = memory.read(index, self.number)
+        else:
+            values = self._gather(tile, memory, index, entries)
         self._pending[memory.tensor.name] -= 1
         self._occupy(tile, memory.tensor.name)
         return values.reshape(tile.rows.length, -1)
+
+    def _gather(
+        self, tile: NumpyTile, memory: GlobalTensor, index: Index, entries: NumpyTile
+    ) -> Array:
+        """Rows of "k" from the pages that the table's entries name."""
+        each, keys = self.kernel.page_rows, tile.rows
+        _, kv_head, _, across = index
+        pieces = []
+        for number, entry in enumerate(entries.value()[:, 0], start=entries.rows.start):
+            first = max(keys.start, number * each) - number * each
+            last = min(keys.stop, (number + 1) * each) - number * each
+            piece = (int(entry), kv_head, slice(first, last), across)
+            pieces.append(memory.read(piece, self.number))
+        return np.concatenate(pieces)
 
     def store(self, tensor: str, tile: Tile, *rows: Rows) -> None:
         index, sides = self._place(tensor, rows)
@@ -148,7 +184,9 @@ class NumpyBlock(Block):
         index: list[int | slice] = []
         sides: list[Range] = []
         for axis in self.kernel.tensor(name).axes:
-            if axis in self.coordinates and axis in ("batch", "head", "kv_head"):
+            if axis in given and axis in SINGLE_AXES:
+                index.append(_range(given[axis]).start)
+            elif axis in self.coordinates and axis in SINGLE_AXES:
                 index.append(self.coordinates[axis])
             elif axis == "kv_head":
                 index.append(self.coordinates["head"] // self.kernel.problem.group)

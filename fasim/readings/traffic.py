@@ -147,7 +147,7 @@ def _compulsory(record: Record, accesses: list[Op]) -> Level:
         elif uses:
             lengths = dict(kernel.lengths)
             if "q" in tensor.axes and all(_under_mask(record, op) for op in uses):
-                lengths["q"] = visible_rows(kernel.problem)
+                lengths["q"] = visible_rows(kernel.problem) * kernel.group
             level[tensor.name] = Access(read_bytes=tensor.bytes(lengths))
     return level
 

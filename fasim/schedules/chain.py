@@ -8,6 +8,7 @@ QUERY = ("batch", "head", "q", "d")  # Q and O
 KEY = ("batch", "kv_head", "k", "d")  # K and V
 SCORES = ("batch", "head", "q", "k")  # S and P
 ROWS = ("batch", "head", "q")  # one value a query: LSE, row_max, row_sum
+PAGE_TABLE = ("batch", "page")  # where in the pool each page of a sequence lies
 
 
 def axes_of(problem: Attention) -> dict[str, int]:

@@ -18,6 +18,12 @@ from fasim.schedules.mapping import Mapping
 
 LOG2_E = 1.4426950408889634
 
+# Bytes of what a tensor holds: the dtypes of attention, and indices.
+ELEMENT_BYTES = {**DTYPE_BYTES, "int32": 4}
+# Axes that go one by one: a tile holds one index of each, given by the block's coordinates or by
+# a loop, and has no side along them.
+SINGLE_AXES = ("batch", "head", "kv_head", "split")
+
 
 class ProgramError(Exception):
     """A program that breaks a rule of the tile language."""
@@ -29,16 +35,21 @@ class Tensor:
 
     `axes` are names of the kernel's axes, outermost first: ("batch", "kv_head", "k", "d").
     Grouped-query attention is the one word "kv_head" in place of "head".
+
+    Attributes:
+        page_rows: rows of "k" in a page, for a tensor that lies in a pool of pages, which a page
+            table names in order; 0 if it is contiguous.
     """
 
     name: str
     axes: tuple[str, ...]
     dtype: str
+    page_rows: int = 0
 
     @property
     def element_bytes(self) -> int:
         """Bytes of one element."""
-        return DTYPE_BYTES[self.dtype]
+        return ELEMENT_BYTES[self.dtype]
 
     def elements(self, lengths: dict[str, int]) -> int:
         """Number of elements, given the length of each axis."""
@@ -51,6 +62,13 @@ class Tensor:
         """Bytes of the whole tensor, given the length of each axis."""
         return self.elements(lengths) * self.element_bytes
 
+    def allocated_bytes(self, lengths: dict[str, int]) -> int:
+        """Bytes of device memory it takes: whole pages, where it lies in pages."""
+        if not self.page_rows:
+            return self.bytes(lengths)
+        rows = -(-lengths["k"] // self.page_rows) * self.page_rows
+        return self.bytes({**lengths, "k": rows})
+
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
@@ -62,6 +80,8 @@ class Kernel:
         tiles: rows a block or a loop step takes of an axis; an axis not named is taken whole.
         tensors: everything the program loads or stores.
         descending: axes whose loops run from the last tile to the first.
+        group: query heads folded into the rows of "q" (packed GQA): row r is query r // group of
+            head r % group of its key/value head.
     """
 
     name: str
@@ -73,6 +93,7 @@ class Kernel:
     tensors: tuple[Tensor, ...]
     mapping: Mapping
     descending: frozenset[str] = frozenset()
+    group: int = 1
 
     def tensor(self, name: str) -> Tensor:
         """The tensor of that name.
@@ -87,8 +108,8 @@ class Kernel:
         raise ProgramError(f"kernel {self.name} declares no tensor {name!r}, only {known}")
 
     def tile(self, axis: str) -> int:
-        """Rows of one tile of `axis`; batch and heads go one by one."""
-        if axis in ("batch", "head", "kv_head"):
+        """Rows of one tile of `axis`; batch, heads and splits go one by one."""
+        if axis in SINGLE_AXES:
             return 1
         return self.tiles.get(axis, self.lengths[axis])
 
@@ -99,6 +120,20 @@ class Kernel:
     def tile_count(self, axis: str) -> int:
         """Tiles of an axis; the last one may be cut short."""
         return -(-self.lengths[axis] // self.tile(axis))
+
+    @property
+    def queries(self) -> int:
+        """Queries of a head; "q" counts them once for each head that is folded into it."""
+        return self.lengths["q"] // self.group
+
+    @property
+    def page_rows(self) -> int:
+        """Keys in a page; 0 if no tensor lies in pages."""
+        return max(tensor.page_rows for tensor in self.tensors)
+
+    def pages(self, start: int, stop: int) -> range:
+        """The pages that hold keys start … stop−1."""
+        return range(start // self.page_rows, -(-stop // self.page_rows))
 
     @property
     def grid_shape(self) -> tuple[int, ...]:
@@ -206,14 +241,28 @@ class Block(ABC):
         """A whole axis."""
 
     @abstractmethod
-    def loop(self, axis: str, seen_from: Rows | None = None) -> Iterator[Rows]:
-        """The tiles of an axis, or those of them that `seen_from` sees under the mask."""
+    def loop(
+        self, axis: str, seen_from: Rows | None = None, within: Rows | None = None
+    ) -> Iterator[Rows]:
+        """The tiles of an axis, or those of them that `seen_from` sees under the mask.
+
+        Args:
+            within: the block's own part of a grid axis that deals the tiles out: part i of s
+                takes tiles i·⌈T/s⌉ … (i+1)·⌈T/s⌉−1 of T, and may be left with none.
+        """
 
     @abstractmethod
-    def load(self, tensor: str, *rows: Rows) -> Tile:
+    def pages(self, rows: Rows) -> Rows:
+        """The pages that hold rows of "k", as a range of "page"."""
+
+    @abstractmethod
+    def load(self, tensor: str, *rows: Rows, through: Tile | None = None) -> Tile:
         """A tile from global memory, read when it is first used.
 
         Each range binds the axis it names, the block's coordinates bind the rest.
+
+        Args:
+            through: entries of the page table for these rows of a tensor that lies in pages.
         """
 
     @abstractmethod

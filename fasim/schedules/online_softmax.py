@@ -28,6 +28,19 @@ class OnlineSoftmax:
         self.row_max = row_max
         return p, correction
 
+    def merge(self, lse: Tile) -> tuple[Tile, Tile]:
+        """The weight of rows normalised elsewhere, by their LSE, and the correction of earlier ones.
+
+        For a softmax of scale 1: an LSE is a score.
+        """
+        row_max = lse.maximum(self.row_max)
+        shift = row_max.finite() * self.scale_log2
+        correction = (self.row_max * self.scale_log2 - shift).exp2()
+        weight = (lse * self.scale_log2 - shift).exp2()
+        self.row_sum = self.row_sum * correction + weight
+        self.row_max = row_max
+        return weight, correction
+
     def inverse(self) -> Tile:
         """1/row_sum; 0 for a row that saw nothing."""
         return self.row_sum.inverse()

@@ -12,17 +12,18 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
-from fasim.schedules.language import Block, Kernel, ProgramError, Rows, Tile
+from fasim.schedules.language import SINGLE_AXES, Block, Kernel, ProgramError, Rows, Tile
 
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """A loop of a program: the axis it steps along and the range it is seen from, if any."""
+    """A loop of a program: the axis it steps along, and the ranges that choose its tiles."""
 
     number: int
     axis: str
     seen_from: Rows | None
     parent: tuple[int, ...]
+    within: Rows | None = None
 
 
 @dataclass(slots=True)
@@ -118,13 +119,21 @@ class _Recorder(Block):
     def all(self, axis: str) -> Rows:
         return self.whole.setdefault(axis, Rows(axis, self.kernel.padded(axis), "all"))
 
-    def loop(self, axis: str, seen_from: Rows | None = None) -> Iterator[Rows]:
+    def pages(self, rows: Rows) -> Rows:
+        each = self.kernel.page_rows
+        aligned = rows.tile % each == 0 or each % rows.tile == 0
+        most = -(-rows.tile // each) if aligned else (rows.tile - 2) // each + 2
+        return Rows("page", most, rows.owner)
+
+    def loop(
+        self, axis: str, seen_from: Rows | None = None, within: Rows | None = None
+    ) -> Iterator[Rows]:
         # The second pass of an outer loop meets its inner loops again, in the same order.
         key = (self.path, self.begun[-1])
         self.begun[-1] += 1
         number = self.numbers.setdefault(key, len(self.loops))
         if number == len(self.loops):
-            self.loops.append(Loop(number, axis, seen_from, self.path))
+            self.loops.append(Loop(number, axis, seen_from, self.path, within))
         outer = self.path, self.passes
         for turn in (0, 1):
             self.path, self.passes = (*outer[0], number), (*outer[1], turn)
@@ -169,35 +178,39 @@ class _Recorder(Block):
         wide = next((t for t in tiles if t.col_axis is not None), tile)
         return self.emit(kind, wide.row_axis, wide.col_axis, inputs=tiles)
 
-    def load(self, tensor: str, *rows: Rows) -> Tile:
-        bound = self._bind(tensor, rows)
-        sides = [bound[axis] for axis in self.kernel.tensor(tensor).axes if axis in bound]
+    def load(self, tensor: str, *rows: Rows, through: Tile | None = None) -> Tile:
+        bound, sides = self._bind(tensor, rows)
+        declared = self.kernel.tensor(tensor)
+        if (through is not None) != bool(declared.page_rows):
+            raise ProgramError(f"{tensor} lies in pages or is contiguous, and is loaded otherwise")
+        entries = () if through is None else (through,)
         cols = sides[1] if len(sides) > 1 else None
-        dtype = self.kernel.tensor(tensor).dtype
-        return self.emit("load", sides[0], cols, name=tensor, rows=bound, dtype=dtype)
+        return self.emit(
+            "load", sides[0], cols, inputs=entries, name=tensor, rows=bound, dtype=declared.dtype
+        )
 
     def store(self, tensor: str, tile: Tile, *rows: Rows) -> None:
-        bound = self._bind(tensor, rows)
+        bound, sides = self._bind(tensor, rows)
         declared = self.kernel.tensor(tensor).dtype
         given = self.ops[tile.op].dtype if isinstance(tile, _Tile) else ""
         if given != declared:
             raise ProgramError(f"{tensor} is declared {declared} and a {given} tile is stored")
-        sides = [bound[axis] for axis in self.kernel.tensor(tensor).axes if axis in bound]
         cols = sides[1] if len(sides) > 1 else None
         self.emit("store", sides[0], cols, inputs=(tile,), name=tensor, rows=bound, dtype=declared)
 
-    def _bind(self, name: str, rows: tuple[Rows, ...]) -> dict[str, Rows]:
-        """The range of each axis of a tensor that the block's coordinates do not give."""
+    def _bind(self, name: str, rows: tuple[Rows, ...]) -> tuple[dict[str, Rows], list[Rows]]:
+        """The ranges of the axes that the block's coordinates do not give; those that are sides."""
         given = {r.axis: r for r in rows}
         axes = self.kernel.tensor(name).axes
         for axis in given:
             if axis not in axes:
                 raise ProgramError(f"tensor {name} has no axis {axis!r}, only {', '.join(axes)}")
-        return {
+        bound = {
             axis: given[axis] if axis in given else self.all(axis)
             for axis in axes
-            if axis not in ("batch", "head", "kv_head")
+            if axis in given or axis not in SINGLE_AXES
         }
+        return bound, [bound[axis] for axis in axes if axis not in SINGLE_AXES]
 
     def full(
         self,

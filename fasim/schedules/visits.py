@@ -6,8 +6,8 @@ the two can contradict each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from fasim.problem import Attention
 from fasim.schedules.language import Kernel
@@ -58,6 +58,10 @@ class Visit:
         for tile in range(self.first, self.last):
             yield Span(tile * self.tile, min((tile + 1) * self.tile, self.length))
 
+    def pages(self, kernel: Kernel) -> int:
+        """Pages that each visited tile touches, summed."""
+        return sum(len(kernel.pages(span.start, span.stop)) for span in self.spans())
+
 
 def spans(kernel: Kernel, axis: str) -> Iterator[Span]:
     """The tiles of a whole axis."""
@@ -66,17 +70,47 @@ def spans(kernel: Kernel, axis: str) -> Iterator[Span]:
         yield Span(start, min(start + tile, length))
 
 
-def visit(kernel: Kernel, loop: Loop, seen_from: Span | None) -> Visit:
-    """The tiles of `loop` that the rows `seen_from` see; all tiles where nothing hides any."""
+def decisive_axes(kernel: Kernel, loops: Iterable[Loop]) -> tuple[str, ...]:
+    """Grid axes on which a block's position decides how often it goes round these loops."""
+    ranges = [loop.within for loop in loops]
+    if kernel.problem.causal:
+        ranges += [loop.seen_from for loop in loops]
+    own = {rows.axis for rows in ranges if rows is not None and rows.owner == "own"}
+    return tuple(axis for axis in kernel.grid if axis in own)
+
+
+def visit(
+    kernel: Kernel, loop: Loop, seen_from: Span | None, within: Span | None = None
+) -> Visit:
+    """The tiles of `loop` that the rows `seen_from` see, of the part `within` of them.
+
+    All tiles where nothing hides any and nothing deals them out.
+    """
+    visited = _seen(kernel, loop, seen_from)
+    if loop.within is None or within is None:
+        return visited
+    part = -(-kernel.tile_count(loop.axis) // kernel.lengths[loop.within.axis])
+    first = max(visited.first, within.start * part)
+    last = max(first, min(visited.last, within.stop * part))
+    return replace(
+        visited,
+        first=first,
+        last=last,
+        masked=max(0, last - max(first, visited.last - visited.masked)),
+    )
+
+
+def _seen(kernel: Kernel, loop: Loop, seen_from: Span | None) -> Visit:
     axis, tile, length = loop.axis, kernel.tile(loop.axis), kernel.lengths[loop.axis]
     count = -(-length // tile)
     if loop.seen_from is None or seen_from is None or not kernel.problem.causal:
         return Visit(axis, tile, length, 0, count, 0)
     # Row q sees key k if k ≤ q + offset (bottom-right alignment).
-    offset = kernel.lengths["k"] - kernel.lengths["q"]
+    offset = kernel.lengths["k"] - kernel.queries
     if axis == "k":
-        seen = min(length, max(0, seen_from.stop + offset))  # keys the last row sees
-        full = min(length, max(0, seen_from.start + offset + 1))  # keys the first row sees
+        first_query, last_query = seen_from.start // kernel.group, (seen_from.stop - 1) // kernel.group
+        seen = min(length, max(0, last_query + 1 + offset))  # keys the last row sees
+        full = min(length, max(0, first_query + offset + 1))  # keys the first row sees
         last = -(-seen // tile)
         unmasked = count if full == length else full // tile
         return Visit(axis, tile, length, 0, last, last - min(last, unmasked))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from itertools import product
 
+from fasim.schedules.language import Rows
 from fasim.schedules.record import Loop, Record
-from fasim.schedules.visits import Span, Visit, spans, visit
+from fasim.schedules.visits import Span, Visit, decisive_axes, spans, visit
 
 Position = Mapping[Hashable, Span]
 """Where a block stands: the rows that its grid tile, or a step of an outer loop, covers."""
@@ -40,28 +42,34 @@ def grid_trips(record: Record, path: tuple[int, ...]) -> GridTrips:
     """Trips of the loop at `path`: causal blocks differ by the tile of the axis they look from."""
     kernel = record.kernel
     loops = tuple(record.loops[number] for number in path)
-    seen = [loop.seen_from for loop in loops if loop.seen_from is not None]
-    looked_from = next((rows.axis for rows in seen if rows.owner == "own"), None)
-    if looked_from is None or not kernel.problem.causal:
-        return GridTrips((_block_trips(record, loops, {}),), kernel.blocks)
-    faster = 1  # blocks that differ only in axes the grid steps through faster
-    for axis in kernel.grid[: kernel.grid.index(looked_from)]:
-        faster *= kernel.tile_count(axis)
-    pattern = tuple(
-        _block_trips(record, loops, {("own", looked_from): span})
-        for span in spans(kernel, looked_from)
-        for _ in range(faster)
-    )
+    decisive = decisive_axes(kernel, loops)
+    pattern: tuple[Trips, ...] = (_block_trips(record, loops, {}),)
+    if decisive:
+        slowest = kernel.grid.index(decisive[-1])  # axes beyond it repeat the pattern
+        places = product(*(tuple(spans(kernel, axis)) for axis in kernel.grid[slowest::-1]))
+        pattern = tuple(
+            _block_trips(record, loops, _position(kernel.grid[slowest::-1], place))
+            for place in places
+        )
+    if len(set(pattern)) == 1:
+        pattern = pattern[:1]
     return GridTrips(pattern, kernel.blocks // len(pattern))
+
+
+def _position(axes: tuple[str, ...], place: tuple[Span, ...]) -> Position:
+    return {("own", axis): span for axis, span in zip(axes, place, strict=True)}
 
 
 def loop_visit(record: Record, loop: Loop, position: Position) -> Visit:
     """The tiles that `loop` visits from a block's position; all where that does not say."""
-    seen = loop.seen_from
-    if seen is None:
-        return visit(record.kernel, loop, None)
-    key: Hashable = seen.owner if isinstance(seen.owner, int) else (seen.owner, seen.axis)
-    return visit(record.kernel, loop, position.get(key))
+    seen_from, within = (
+        None if rows is None else position.get(_key(rows)) for rows in (loop.seen_from, loop.within)
+    )
+    return visit(record.kernel, loop, seen_from, within)
+
+
+def _key(rows: Rows) -> Hashable:
+    return rows.owner if isinstance(rows.owner, int) else (rows.owner, rows.axis)
 
 
 def _block_trips(record: Record, loops: tuple[Loop, ...], position: Position) -> Trips:

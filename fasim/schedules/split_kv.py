@@ -1,0 +1,121 @@
+"""Decode and split-KV (Flash-Decoding, 2023): few queries over many keys.
+
+With one query a head there is a block a head, too few to fill a GPU. Split-KV deals the keys of a
+head to `num_splits` blocks; each leaves a normalised O_partial and its LSE, in FP32, and a second
+kernel weighs them into O. With one split the first kernel is plain decode and writes O itself.
+
+Packed GQA folds the query heads that share a key/value head into the rows of one tile, so that K
+and V are read once and not once a query head. K and V may lie in pages: a block reads the entries
+of the page table for a tile of keys, then the keys themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fasim.problem import Attention
+from fasim.schedules.chain import KEY, PAGE_TABLE, axes_of
+from fasim.schedules.language import Block, Kernel, Tensor
+from fasim.schedules.mapping import Mapping
+from fasim.schedules.online_softmax import OnlineSoftmax
+from fasim.schedules.tiling import Tiling
+
+
+def attend(*, splits: bool, paged: bool) -> Callable[[Block, Attention], None]:
+    """The program of the first kernel: FlashAttention-2's loop over this split's keys."""
+
+    def program(block: Block, problem: Attention) -> None:
+        m_rows = block.rows("q")
+        q = block.load("Q", m_rows)
+        softmax = OnlineSoftmax(block, m_rows, problem.scale)
+        acc_o = block.full(0.0, m_rows, block.all("d"))
+        within = block.rows("split") if splits else None
+        for n_rows in block.loop("k", seen_from=m_rows, within=within):
+            entries = block.load("page_table", block.pages(n_rows)) if paged else None
+            k = block.load("K", n_rows, through=entries)
+            v = block.load("V", n_rows, through=entries)
+            s = block.mask(block.matmul(q, k.T, name="S"))
+            p, correction = softmax.update(s)
+            acc_o = block.matmul(p.to(problem.dtype), v, acc=acc_o * correction, name="O")
+        o = acc_o * softmax.inverse()
+        if splits:
+            block.store("O_partial", o, m_rows)
+            block.store("LSE_partial", softmax.lse(), m_rows)
+        else:
+            block.store("O", o.to(problem.dtype), m_rows)
+            block.store("LSE", softmax.lse(), m_rows)
+
+    return program
+
+
+def combine(block: Block, problem: Attention) -> None:
+    """read O_partial, LSE_partial; write O, LSE. A split that saw nothing has weight 0."""
+    m_rows = block.rows("q")
+    softmax = OnlineSoftmax(block, m_rows, scale=1.0)
+    acc_o = block.full(0.0, m_rows, block.all("d"))
+    for split in block.loop("split"):
+        lse = block.load("LSE_partial", split, m_rows)
+        o = block.load("O_partial", split, m_rows)
+        weight, correction = softmax.merge(lse)
+        acc_o = acc_o * correction + o * weight
+    block.store("O", (acc_o * softmax.inverse()).to(problem.dtype), m_rows)
+    block.store("LSE", softmax.lse(), m_rows)
+
+
+def kernels(
+    problem: Attention,
+    tiling: Tiling,
+    mapping: Mapping,
+    combine_rows: int = 4,
+    head_dim: int = 0,
+) -> tuple[Kernel, ...]:
+    """The chain: one kernel, and a combining one where the keys are split.
+
+    x runs over row tiles, then splits, then heads, then batch.
+
+    Args:
+        combine_rows: rows of one head that a block of the combining kernel takes.
+        head_dim: of the compiled kernel, if it pads the problem's.
+    """
+    dtype, splits = problem.dtype, tiling.num_splits > 1
+    head, group = ("kv_head", problem.group) if tiling.pack_gqa else ("head", 1)
+    query, rows = ("batch", head, "q", "d"), ("batch", head, "q")
+    lengths = {
+        **axes_of(problem),
+        "q": problem.seqlen_q * group,
+        "split": tiling.num_splits,
+        "page": -(-problem.seqlen_k // tiling.page_size) if tiling.page_size else 1,
+    }
+    cache = tuple(Tensor(name, KEY, dtype, tiling.page_size) for name in ("K", "V"))
+    table = (Tensor("page_table", PAGE_TABLE, "int32"),) if tiling.page_size else ()
+    outputs = (Tensor("O", query, dtype), Tensor("LSE", rows, "fp32"))
+    partials = (
+        Tensor("O_partial", ("batch", "split", *query[1:]), "fp32"),
+        Tensor("LSE_partial", ("batch", "split", *rows[1:]), "fp32"),
+    )
+    first = Kernel(
+        name="split_kv" if splits else "decode",
+        program=attend(splits=splits, paged=bool(tiling.page_size)),
+        problem=problem,
+        grid=("q", "split", head, "batch"),
+        lengths=lengths,
+        tiles={"q": tiling.tile_m, "k": tiling.tile_n, "d": max(head_dim, problem.head_dim)},
+        tensors=(Tensor("Q", query, dtype), *cache, *table, *(partials if splits else outputs)),
+        mapping=mapping,
+        descending=frozenset({"k"}) if tiling.descending else frozenset(),
+        group=group,
+    )
+    if not splits:
+        return (first,)
+    second = Kernel(
+        name="combine",
+        program=combine,
+        problem=problem,
+        grid=("q", head, "batch"),
+        lengths=lengths,
+        tiles={"q": combine_rows},
+        tensors=(*partials, *outputs),
+        mapping=Mapping(4, matrix_unit="none", copy_unit="registers", source=mapping.source),
+        group=group,
+    )
+    return first, second
