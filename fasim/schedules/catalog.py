@@ -64,6 +64,9 @@ def plan(
     options = options or Options()
     if options.tile is not None:
         Tiling(*options.tile)  # refuses impossible sides, for GEMMs too
+    for name in options.given:
+        if name not in entry.takes:
+            raise Refused(entry.name, f"it takes no {name}")
     reason = entry.check(problem, gpu)
     if reason is not None:
         raise Refused(entry.name, reason)

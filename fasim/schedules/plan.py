@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from fasim.problem import DTYPE_BYTES, TENSOR_DTYPE, Attention
+from fasim.problem import DTYPE_BYTES, TENSOR_DTYPE, Attention, ProblemError
 from fasim.schedules.language import Kernel
 
 if TYPE_CHECKING:
@@ -46,9 +46,26 @@ class Options:
 
     Attributes:
         tile: rows of Q × rows of K/V.
+        num_splits: parts of the keys that have blocks of their own.
+        pack_gqa: whether the query heads of a group share a tile.
+        page_size: keys in a page of a paged K/V cache; contiguous if not given.
     """
 
     tile: Tile | None = None
+    num_splits: int | None = None
+    pack_gqa: bool | None = None
+    page_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_splits", "page_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ProblemError(f"{name} is {value}; it must be a whole number of 1 or more")
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of what was asked for."""
+        return tuple(each.name for each in fields(self) if getattr(self, each.name) is not None)
 
 
 Build = Callable[[Attention, "Gpu", Options], Plan]
@@ -62,6 +79,7 @@ class Entry:
         title: what it is, in a line.
         needs: what it takes, in words, for `fasim schedules`.
         check: a reason to refuse the problem or the GPU, or None.
+        takes: the options it has a meaning for.
     """
 
     name: str
@@ -71,6 +89,7 @@ class Entry:
     needs: str
     build: Build
     check: Callable[[Attention, Gpu], str | None]
+    takes: tuple[str, ...] = ("tile",)
 
 
 def listed(names: Sequence[str]) -> str:

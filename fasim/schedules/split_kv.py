@@ -62,6 +62,12 @@ def combine(block: Block, problem: Attention) -> None:
     block.store("LSE", softmax.lse(), m_rows)
 
 
+def splits_said(num_splits: int, chosen: bool) -> str:
+    """The number of splits, and who chose it, for a plan's assumptions."""
+    by = "FlashAttention-2's heuristic" if chosen else "--num-splits"
+    return f"{num_splits} split{'s' if num_splits > 1 else ''} of the keys, by {by}"
+
+
 def kernels(
     problem: Attention,
     tiling: Tiling,

@@ -152,9 +152,11 @@ def test_reference_finds_a_mask_left_out() -> None:
 def test_numerics_and_closed_form_find_visits_off_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     sound = visits.visit
 
-    def one_key_more(kernel: Kernel, loop: object, seen_from: Span | None) -> Visit:
+    def one_key_more(
+        kernel: Kernel, loop: object, seen_from: Span | None, within: Span | None
+    ) -> Visit:
         assert seen_from is not None
-        return sound(kernel, loop, Span(seen_from.start, seen_from.stop + 1))
+        return sound(kernel, loop, Span(seen_from.start, seen_from.stop + 1), within)
 
     monkeypatch.setattr("fasim.readings.counting.visit", one_key_more)
     kernels = planted(flash2_forward)

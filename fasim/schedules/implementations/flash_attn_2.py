@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
-from fasim.schedules import flash2
+from fasim.schedules import flash2, split_kv
+from fasim.schedules.implementations import flash_attn_2_split as split_path
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.plan import Entry, Options, Plan, check_forward, listed, warps_for
 from fasim.schedules.tiling import Tiling
@@ -81,18 +82,39 @@ def mapping(warps: int) -> Mapping:
 
 
 def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
+    """The plain kernel, or the split-KV path where the package takes it.
+
+    It does for a paged cache (`flash_attn_with_kvcache`), and for any call whose grid would leave
+    a fifth of the GPU's block slots empty, where the heuristic finds splits that help. With one
+    query, the heads of a group become rows before that is decided.
+    """
     compiled = kernel_head_dim(problem.head_dim)
     assert compiled is not None  # checked before
-    tile_m, tile_n, warps = tile_of(gpu, compiled, problem.causal)
+    rows, columns = options.tile or (split_path.TILE_M, split_path.tile_n(compiled))
+    chosen = split_path.split(problem, gpu, columns, rows, options.pack_gqa)
+    splits = options.num_splits or chosen.num_splits
+    split_kernel = splits > 1 or options.page_size is not None
+    said: list[str] = []
+    warps = split_path.WARPS
+    if split_kernel:
+        said.append(split_kv.splits_said(splits, options.num_splits is None))
+    else:
+        rows, columns, warps = tile_of(gpu, compiled, problem.causal)
     if options.tile is not None:
-        tile_m, tile_n = options.tile
+        rows, columns = options.tile
         warps = warps_for(options.tile, compiled)
-    tiling = Tiling(tile_m, tile_n, descending=True)
-    kernels = flash2.kernels(problem, tiling, mapping(warps), compiled)
-    assumptions: tuple[str, ...] = ()
+    if chosen.pack_gqa:
+        said.append(f"the {problem.group} query heads of a group are rows of one tile")
     if compiled != problem.head_dim:
-        assumptions = (f"head_dim {problem.head_dim} runs in the kernel compiled for {compiled}",)
-    return Plan("flash2", "flash-attn-2", kernels, (tile_m, tile_n), assumptions)
+        said.append(f"head_dim {problem.head_dim} runs in the kernel compiled for {compiled}")
+    tiling = Tiling(rows, columns, True, splits, chosen.pack_gqa, options.page_size or 0)
+    if split_kernel or chosen.pack_gqa:
+        schedule = "split_kv" if splits > 1 else "decode"
+        kernels = split_path.kernels(problem, tiling, mapping(warps), compiled)
+    else:
+        schedule = "flash2"
+        kernels = flash2.kernels(problem, tiling, mapping(warps), compiled)
+    return Plan(schedule, "flash-attn-2", kernels, (rows, columns), tuple(said))
 
 
 def _check(problem: Attention, gpu: Gpu) -> str | None:
@@ -111,4 +133,5 @@ ENTRY = Entry(
     needs="fp16 or bf16, head_dim up to 256",
     build=_build,
     check=_check,
+    takes=("tile", "num_splits", "pack_gqa", "page_size"),
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
-from fasim.schedules import flash1, flash2, standard
-from fasim.schedules.implementations import cublas, flash_attn_2, pytorch
+from fasim.schedules import flash1, flash2, split_kv, standard
+from fasim.schedules.implementations import cublas, flash_attn_2, flash_attn_2_split, pytorch
 from fasim.schedules.mapping import Mapping
-from fasim.schedules.plan import Entry, Options, Plan, check_forward, warps_for
+from fasim.schedules.plan import Entry, Options, Plan, Tile, check_forward, warps_for
 from fasim.schedules.tiling import Tiling
 
 if TYPE_CHECKING:
@@ -50,6 +51,40 @@ def _flash2(problem: Attention, gpu: Gpu, options: Options) -> Plan:
     return Plan("flash2", None, kernels, tile)
 
 
+def _decode(problem: Attention, gpu: Gpu, options: Options) -> Plan:
+    return _over_keys("decode", problem, options, num_splits=1)
+
+
+def _split_kv(problem: Attention, gpu: Gpu, options: Options) -> Plan:
+    wanted = options.num_splits
+    if wanted is None:
+        rows, columns = _split_tile(problem, options)
+        wanted = flash_attn_2_split.split(
+            problem, gpu, columns, rows, options.pack_gqa is not False
+        ).num_splits
+    plan = _over_keys("split_kv", problem, options, wanted)
+    return replace(plan, assumptions=(split_kv.splits_said(wanted, options.num_splits is None),))
+
+
+def _split_tile(problem: Attention, options: Options) -> Tile:
+    columns = flash_attn_2_split.tile_n(problem.head_dim)
+    return options.tile or (flash_attn_2_split.TILE_M, columns)
+
+
+def _over_keys(name: str, problem: Attention, options: Options, num_splits: int) -> Plan:
+    """Packed unless asked otherwise: a group's query heads read K and V once."""
+    tile = _split_tile(problem, options)
+    tiling = Tiling(
+        *tile,
+        descending=True,
+        num_splits=num_splits,
+        pack_gqa=options.pack_gqa is not False,
+        page_size=options.page_size or 0,
+    )
+    mapping = flash_attn_2.mapping(warps_for(tile, problem.head_dim))
+    return Plan(name, None, flash_attn_2_split.kernels(problem, tiling, mapping), tile)
+
+
 ENTRIES = (
     Entry(
         name="standard",
@@ -77,5 +112,25 @@ ENTRIES = (
         needs="shared memory for a tile of Q, K and V; a block a row tile",
         build=_flash2,
         check=check_forward,
+    ),
+    Entry(
+        name="decode",
+        schedule="decode",
+        title="a block a batch and key/value head, over all keys",
+        source="Dao 2023, Algorithm 1; a row tile holds the queries of a group of heads",
+        needs="shared memory for a tile of Q, K and V; many sequences to fill the GPU",
+        build=_decode,
+        check=check_forward,
+        takes=("tile", "pack_gqa", "page_size"),
+    ),
+    Entry(
+        name="split_kv",
+        schedule="split_kv",
+        title="Flash-Decoding: the keys of a head dealt to several blocks, then combined",
+        source="Dao, Haziza, Massa, Sizov 2023, Flash-Decoding for long-context inference",
+        needs="as decode; device memory for an FP32 O and LSE a split",
+        build=_split_kv,
+        check=check_forward,
+        takes=("tile", "num_splits", "pack_gqa", "page_size"),
     ),
 )

@@ -1,0 +1,101 @@
+"""FlashAttention-2's split-KV path: tiles, and into how many splits it deals the keys.
+
+Source: Dao-AILab/flash-attention v2.8.3, flash_fwd_launch_template.h
+(`run_mha_fwd_splitkv_dispatch`, `run_flash_splitkv_fwd`) and flash_api.cpp
+(`num_splits_heuristic`, `set_params_splitkv`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fasim.problem import Attention
+from fasim.schedules import split_kv
+from fasim.schedules.language import Kernel
+from fasim.schedules.mapping import Mapping
+from fasim.schedules.tiling import Tiling
+
+if TYPE_CHECKING:
+    from fasim.hardware import Gpu
+
+SOURCE = "Dao-AILab/flash-attention v2.8.3, flash_fwd_launch_template.h and flash_api.cpp"
+TILE_M = 64
+WARPS = 4
+MAX_SPLITS = 128
+BLOCKS_PER_SM = 2  # that the heuristic counts on
+FULL_ENOUGH = 0.8  # of the GPU's block slots: no split beyond
+EFFICIENT_ENOUGH = 0.85  # of the best split's efficiency
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """What the package decides of a call.
+
+    Attributes:
+        num_splits: 1 where splitting does not pay.
+        pack_gqa: one query: the query heads of a group become rows, unless there is only one.
+    """
+
+    num_splits: int
+    pack_gqa: bool
+
+
+def tile_n(head_dim: int) -> int:
+    """Keys a block takes at a time, for a compiled head dimension."""
+    return 256 if head_dim <= 64 else 128 if head_dim <= 128 else 64
+
+
+def num_splits(blocks: int, slots: int, key_tiles: int) -> int:
+    """Splits that fill the GPU: the fewest with 0.85 of the efficiency of the best.
+
+    Args:
+        blocks: of the kernel without splits: batch × heads × row tiles.
+        slots: blocks that the GPU holds at once, two an SM.
+        key_tiles: tiles of keys to deal out.
+    """
+    if blocks >= FULL_ENOUGH * slots:
+        return 1
+    efficiencies: dict[int, float] = {}
+    for splits in range(1, min(MAX_SPLITS, slots, key_tiles) + 1):
+        # With as many tiles a split as one split fewer has, the last split would be empty.
+        if splits == 1 or -(-key_tiles // splits) != -(-key_tiles // (splits - 1)):
+            waves = blocks * splits / slots
+            efficiencies[splits] = waves / -(-blocks * splits // slots)
+    best = max(efficiencies.values())
+    return next(s for s, each in efficiencies.items() if each >= EFFICIENT_ENOUGH * best)
+
+
+def split(
+    problem: Attention,
+    gpu: Gpu,
+    columns: int,
+    rows: int = TILE_M,
+    pack_gqa: bool | None = None,
+) -> Split:
+    """What the package decides for a problem on a GPU.
+
+    Args:
+        columns, rows: of the tile.
+        pack_gqa: fold the heads of a group into rows or not, instead of for one query only.
+    """
+    packed = problem.seqlen_q == 1 if pack_gqa is None else pack_gqa
+    packed = packed and problem.group > 1
+    heads = problem.kv_heads if packed else problem.heads
+    queries = problem.seqlen_q * (problem.group if packed else 1)
+    blocks = problem.batch * heads * -(-queries // rows)
+    key_tiles = -(-problem.seqlen_k // columns)
+    return Split(num_splits(blocks, BLOCKS_PER_SM * gpu.sm_count, key_tiles), packed)
+
+
+def combine_rows(head_dim: int) -> int:
+    """Rows a block of the combining kernel takes; here, of one head."""
+    return 4 if head_dim % 128 == 0 else 8 if head_dim % 64 == 0 else 16
+
+
+def kernels(
+    problem: Attention, tiling: Tiling, mapping: Mapping, compiled: int = 0
+) -> tuple[Kernel, ...]:
+    """The chain of a call with this tiling, in a kernel compiled for a head dimension."""
+    rows = combine_rows(max(compiled, problem.head_dim))
+    return split_kv.kernels(problem, tiling, mapping, rows, compiled)
