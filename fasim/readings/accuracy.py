@@ -10,6 +10,7 @@ from fasim.schedules import catalog
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
+    from fasim.schedules.plan import Options
 
 SAMPLE = 256  # queries and keys, at most: one head of that size runs in milliseconds
 
@@ -38,7 +39,11 @@ class Accuracy:
 
 
 def accuracy(
-    problem: Attention, gpu: Gpu, schedule: str, implementation: str | None = None
+    problem: Attention,
+    gpu: Gpu,
+    schedule: str | None,
+    implementation: str | None = None,
+    options: Options | None = None,
 ) -> Accuracy:
     """Runs one head of at most 256 × 256 of the problem, with normally distributed inputs.
 
@@ -58,7 +63,7 @@ def accuracy(
         seqlen_q=min(SAMPLE, problem.seqlen_q),
         seqlen_k=min(SAMPLE, problem.seqlen_k),
     )
-    planned = catalog.plan(sample, gpu, schedule, implementation)
+    planned = catalog.plan(sample, gpu, schedule, implementation, options)
     inputs = numerics.random_inputs(sample)
     q, k, v = inputs["Q"], inputs["K"], inputs["V"]
     output = numerics.run(planned.kernels, inputs).tensors["O"]

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from fasim.readings.global_memory import GlobalTensor, Index
 from fasim.readings.rounding import Array, round_to
-from fasim.schedules.language import SINGLE_AXES, Block, Kernel, ProgramError, Rows, Tile
+from fasim.schedules.language import ONE_BY_ONE, Block, Kernel, ProgramError, Rows, Tile
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,9 +184,9 @@ class NumpyBlock(Block):
         index: list[int | slice] = []
         sides: list[Range] = []
         for axis in self.kernel.tensor(name).axes:
-            if axis in given and axis in SINGLE_AXES:
+            if axis in given and axis in ONE_BY_ONE:
                 index.append(_range(given[axis]).start)
-            elif axis in self.coordinates and axis in SINGLE_AXES:
+            elif axis in self.coordinates and axis in ONE_BY_ONE:
                 index.append(self.coordinates[axis])
             elif axis == "kv_head":
                 index.append(self.coordinates["head"] // self.kernel.problem.group)

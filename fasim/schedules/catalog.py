@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fasim.problem import Attention
 from fasim.schedules.fit import largest_fit, overflow
 from fasim.schedules.implementations import flash_attn_2, pytorch, textbook
-from fasim.schedules.plan import Entry, Options, Plan, Refused
+from fasim.schedules.plan import Entry, Options, Plan, Refused, flag, listed
 from fasim.schedules.tiling import Tiling
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def plan(
         Tiling(*options.tile)  # refuses impossible sides, for GEMMs too
     for name in options.given:
         if name not in entry.takes:
-            raise Refused(entry.name, f"it takes no {name}")
+            taken = listed([flag(other) for other in entry.takes])
+            raise Refused(entry.name, f"it takes no {flag(name)}{taken and f', only {taken}'}")
     reason = entry.check(problem, gpu)
     if reason is not None:
         raise Refused(entry.name, reason)

@@ -22,7 +22,7 @@ LOG2_E = 1.4426950408889634
 ELEMENT_BYTES = {**DTYPE_BYTES, "int32": 4}
 # Axes that go one by one: a tile holds one index of each, given by the block's coordinates or by
 # a loop, and has no side along them.
-SINGLE_AXES = ("batch", "head", "kv_head", "split")
+ONE_BY_ONE = ("batch", "head", "kv_head", "split")
 
 
 class ProgramError(Exception):
@@ -109,7 +109,7 @@ class Kernel:
 
     def tile(self, axis: str) -> int:
         """Rows of one tile of `axis`; batch, heads and splits go one by one."""
-        if axis in SINGLE_AXES:
+        if axis in ONE_BY_ONE:
             return 1
         return self.tiles.get(axis, self.lengths[axis])
 

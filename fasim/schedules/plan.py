@@ -49,12 +49,14 @@ class Options:
         num_splits: parts of the keys that have blocks of their own.
         pack_gqa: whether the query heads of a group share a tile.
         page_size: keys in a page of a paged K/V cache; contiguous if not given.
+        writes_kv: whether a kernel before writes K and V of the new tokens into the cache.
     """
 
     tile: Tile | None = None
     num_splits: int | None = None
     pack_gqa: bool | None = None
     page_size: int | None = None
+    writes_kv: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_splits", "page_size"):
@@ -95,6 +97,11 @@ class Entry:
 def listed(names: Sequence[str]) -> str:
     """`a, b and c`."""
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def flag(option: str) -> str:
+    """An option as it is written on the command line."""
+    return "--" + option.replace("_", "-")
 
 
 def check_forward(problem: Attention, gpu: Gpu) -> str | None:

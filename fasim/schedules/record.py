@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
-from fasim.schedules.language import SINGLE_AXES, Block, Kernel, ProgramError, Rows, Tile
+from fasim.schedules.language import ONE_BY_ONE, Block, Kernel, ProgramError, Rows, Tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,9 +208,9 @@ class _Recorder(Block):
         bound = {
             axis: given[axis] if axis in given else self.all(axis)
             for axis in axes
-            if axis in given or axis not in SINGLE_AXES
+            if axis in given or axis not in ONE_BY_ONE
         }
-        return bound, [bound[axis] for axis in axes if axis not in SINGLE_AXES]
+        return bound, [bound[axis] for axis in axes if axis not in ONE_BY_ONE]
 
     def full(
         self,

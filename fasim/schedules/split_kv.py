@@ -62,6 +62,36 @@ def combine(block: Block, problem: Attention) -> None:
     block.store("LSE", softmax.lse(), m_rows)
 
 
+def write_cache(block: Block, problem: Attention) -> None:  # noqa: ARG001 - as every program
+    """read K_new, V_new; write K_cached, V_cached."""
+    tokens = block.rows("q")
+    for name in ("K", "V"):
+        block.store(f"{name}_cached", block.load(f"{name}_new", tokens), tokens)
+
+
+def write_kernel(problem: Attention, mapping: Mapping) -> Kernel:
+    """Writes K and V of the new tokens, one for each query, into the cache; a block a token."""
+    axes = ("batch", "q", "kv_head_d")
+    return Kernel(
+        name="write_cache",
+        program=write_cache,
+        problem=problem,
+        grid=("q", "batch"),
+        lengths={
+            "batch": problem.batch,
+            "q": problem.seqlen_q,
+            "kv_head_d": problem.kv_heads * problem.head_dim,
+        },
+        tiles={"q": 1},
+        tensors=tuple(
+            Tensor(f"{name}_{part}", axes, problem.dtype)
+            for name in ("K", "V")
+            for part in ("new", "cached")
+        ),
+        mapping=mapping,
+    )
+
+
 def splits_said(num_splits: int, chosen: bool) -> str:
     """The number of splits, and who chose it, for a plan's assumptions."""
     by = "FlashAttention-2's heuristic" if chosen else "--num-splits"

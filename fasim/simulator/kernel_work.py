@@ -17,7 +17,7 @@ from fasim.simulator.lowering import LoopStream, lower, main_loop
 from fasim.simulator.memory import MemoryTraffic, Residency
 from fasim.simulator.phases import Phases, phase_bytes
 from fasim.simulator.sm_engine import Rate
-from fasim.simulator.streaming import block_cycles
+from fasim.simulator.streaming import EXPOSED_LATENCIES, ITERATION_CYCLES, block_cycles
 from fasim.simulator.trips import GridTrips, Trips, grid_trips
 from fasim.simulator.work import TICKS_PER_SECOND, TRIP_UNITS, BlockClass, KernelWork, LoopRate
 
@@ -80,7 +80,7 @@ class _Builder:
         """A kernel with matrix products: prologue, main loop at T(r), epilogue."""
         kernel, gpu = self.record.kernel, self.gpu
         residents = max(1, min(self.blocks_per_sm, -(-kernel.blocks // gpu.sm_count)))
-        stream = lower(self.record, gpu, path)
+        stream = lower(self.record, gpu, path, self._late_cycles())
         rates = stream_rates(stream.plain, self.blocks_per_sm, gpu)
         full = rates[residents - 1]
         masked_cost = 1.0
@@ -123,23 +123,53 @@ class _Builder:
         # wait for and what comes on top, the port in the rate.
         contended = dram if dram >= port else 0.0
         busy = issue if contended else soft_maximum(issue, port)
+        # A block that loads in a loop waits for each iteration, however few blocks there are.
+        latency = self._latency_cycles() * ticks_per_cycle
+        least = cycles.waits * (latency + ITERATION_CYCLES * ticks_per_cycle)
         rate = loop_rate(
-            {cycles.cause: residents * issue, "l2": residents * (busy - issue)}
+            {cycles.cause: residents * issue, "l2": max(residents * busy, least) - residents * issue}
             for residents in range(1, self.blocks_per_sm + 1)
         )
         extra = soft_maximum(issue, contended) - max(issue, contended)
+        ramp_s, exposed = STREAM_RAMP_S, 0
+        if cycles.waits:  # the ramp is of DRAM
+            ramp_s, exposed = STREAM_RAMP_S * self._missing(), EXPOSED_LATENCIES
         block = BlockClass(
             "one pass",
+            prologue=(("l2", round(exposed * latency)),),
             loop=rate,
             trips=TRIP_UNITS,
             loop_dram_bytes=dram_bytes,
             epilogue=(("dram", round(extra * self.blocks_per_sm)),),
         )
-        work = self._work((block,), (0,), blocks, ramp_s=STREAM_RAMP_S)
+        work = self._work((block,), (0,), blocks, ramp_s=ramp_s)
         return LoweredKernel(work, (), None, clock_hz)
 
     def _clock_hz(self, busy: dict[str, float]) -> float:
         return sm_clock_hz(self.gpu, busy, self.scenario.run_length == "sustained")
+
+    def _late_cycles(self) -> dict[str, float]:
+        """Of each tensor, the mean by which a load takes longer for what L2 does not hold."""
+        late = self._dram_latency_cycles() - self.gpu.l2.latency_cycles
+        asked = {name: access.read_bytes for name, access in self.memory.l2.items()}
+        return {
+            name: max(0.0, late) * min(1.0, access.read_bytes / asked[name])
+            for name, access in self.memory.dram.items()
+            if asked[name]
+        }
+
+    def _latency_cycles(self) -> float:
+        """Mean latency of a kernel's loads."""
+        hit = self.gpu.l2.latency_cycles
+        return hit + max(0.0, self._dram_latency_cycles() - hit) * self._missing()
+
+    def _missing(self) -> float:
+        """Share of the bytes read that come from DRAM."""
+        asked = total(self.memory.l2).read_bytes
+        return min(1.0, total(self.memory.dram).read_bytes / asked) if asked else 0.0
+
+    def _dram_latency_cycles(self) -> float:
+        return self.gpu.dram.latency_s * self._clock_hz({})
 
     def _port_cycles(self, moved: Access) -> float:
         """Cycles of one SM's port to L2."""

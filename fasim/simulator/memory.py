@@ -130,7 +130,20 @@ def _block_bytes(record: Record, tensor: Tensor) -> float:
             )
             if _bound_by_grid(record, tensor, axis):
                 share /= count
+        elif _dealt_out(record, tensor, axis):
+            share /= kernel.tile_count(axis)
     return share
+
+
+def _dealt_out(record: Record, tensor: Tensor, axis: str) -> bool:
+    """Whether a block goes round only its own part, by this grid axis, of a tensor's rows."""
+    loops = {
+        loop.number
+        for loop in record.loops
+        if loop.within is not None and loop.within.axis == axis
+    }
+    owners = {rows.owner for op in _accesses(record, tensor.name) for rows in op.rows.values()}
+    return bool(loops & owners)
 
 
 def _bound_by_grid(record: Record, tensor: Tensor, axis: str) -> bool:
@@ -168,9 +181,21 @@ def _sweeps(record: Record, tensor: Tensor, read_bytes: int, slots: int) -> floa
     return max(1.0, waves * max(1.0, executions))
 
 
-def residency_after(exact: KernelTraffic, gpu: Gpu, before: Residency) -> Residency:
-    """What lies in L2 once a kernel has run: what it touched last, as far as it fits."""
+def residency_after(
+    record: Record, exact: KernelTraffic, gpu: Gpu, slots: int, before: Residency
+) -> Residency:
+    """What lies in L2 once a kernel has run: what it touched last, as far as it fits.
+
+    Blocks that all run at one time write their results after all else has been read.
+    """
     touched = sum(access.total_bytes for access in exact.compulsory.values())
     survives = 1 - miss_share(touched, effective_capacity(gpu))
     share = {name: part * survives for name, part in before.share.items()}
-    return Residency({**share, **dict.fromkeys(exact.compulsory, survives)})
+    share |= dict.fromkeys(exact.compulsory, survives)
+    if record.kernel.blocks <= slots:
+        inside = {op.name for op in record.once() if op.path}
+        last = {name: each for name, each in exact.compulsory.items() if name not in inside}
+        written = {name: each.write_bytes for name, each in last.items() if each.write_bytes}
+        stay = 1 - miss_share(sum(written.values()), effective_capacity(gpu))
+        share |= dict.fromkeys(written, stay)
+    return Residency(share)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fasim.problem import DTYPE_BYTES
+from fasim.schedules.language import ELEMENT_BYTES
 from fasim.schedules.record import Op, Record
 from fasim.simulator.contention import exposed_burst, soft_maximum
 from fasim.simulator.memory import MemoryTraffic, Residency
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 BLOCK_START_CYCLES = 300
 # From the last product to the first store: scaling, rounding, staging through shared memory.
 BLOCK_END_CYCLES = 500
+# Dependent latencies before the first tile of a paged cache.
+PAGED_LATENCIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +70,21 @@ class Phases:
         return self._ticks(("launch", BLOCK_START_CYCLES))
 
     def prologue(self) -> Charges:
-        """Block start, latency of the first tiles, their bytes through the shared port."""
+        """Block start, latency of the first tiles, their bytes through the shared port.
+
+        Tiles that lie in pages come last of three that wait for each other: the length of the
+        sequence, the page table's entry, the tile.
+        """
         gpu, first = self.gpu, self._first_tiles()
         missing = max((1 - self.resident.of(op.name) for op in first), default=0.0)
         hit = gpu.l2.far_latency_cycles
         miss = max(hit, gpu.dram.latency_s * TICKS_PER_SECOND / self.ticks_per_cycle)
+        waits = PAGED_LATENCIES if any(op.inputs for op in first) else 1
         first_bytes = sum(_bytes(op) for op in first) * self.residents
         port = first_bytes / gpu.l2.read_bytes_per_clock_per_sm
         return self._ticks(
             ("launch", BLOCK_START_CYCLES),
-            ("dram" if missing > 0 else "l2", hit + (miss - hit) * missing),
+            ("dram" if missing > 0 else "l2", waits * (hit + (miss - hit) * missing)),
             ("l2", port + self._other_loops()),
         )
 
@@ -105,7 +112,8 @@ class Phases:
         """The loads a block waits for before its first product."""
         loads = [op for op in self.record.once() if op.kind == "load"]
         outside = [op for op in loads if not op.path]
-        inside = [op for op in loads if op.path == self.path]
+        addresses = {index for op in loads for index in op.inputs}  # of a page table
+        inside = [op for op in loads if op.path == self.path and op.index not in addresses]
         return outside + inside[:1]
 
     def _other_loops(self) -> float:
@@ -133,4 +141,4 @@ class Phases:
 
 
 def _bytes(op: Op) -> int:
-    return op.elements * DTYPE_BYTES[op.dtype]
+    return op.elements * ELEMENT_BYTES[op.dtype]

@@ -105,7 +105,7 @@ def simulate(
                 roofline_s(record, exact, memory, gpu),
             )
         )
-        resident = residency_after(exact, gpu, resident)
+        resident = residency_after(record, exact, gpu, slots, resident)
     return Simulation(tuple(kernels))
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 from fasim.hardware.gpu import WARP
-from fasim.problem import DTYPE_BYTES
+from fasim.schedules.language import ELEMENT_BYTES
 from fasim.schedules.record import Record
 from fasim.simulator.lowering.instructions import COPY_BYTES, instruction_cost
+from fasim.simulator.trips import loop_visit
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
@@ -18,12 +20,28 @@ if TYPE_CHECKING:
 ISSUE_EFFICIENCY = 0.8
 
 
+# Of a block that goes round a loop: its arguments, the first values, the last store.
+EXPOSED_LATENCIES = 3
+# From the values of an iteration to the loads of the next: a few dependent instructions.
+ITERATION_CYCLES = 40
+
+
 @dataclass(frozen=True, slots=True)
 class BlockCycles:
-    """Cycles of an SM that one block's instructions take, and the pipe that sets them."""
+    """Cycles of an SM that one block's instructions take, and the pipe that sets them.
+
+    Attributes:
+        waits: latencies of its loops, one an iteration that loads: nothing is fetched ahead.
+    """
 
     cycles: float
     cause: str
+    waits: int
+
+
+def iterations(record: Record, path: tuple[int, ...]) -> int:
+    """How often a block does what stands in these loops."""
+    return prod(loop_visit(record, record.loops[number], {}).trips for number in path)
 
 
 def block_cycles(record: Record, gpu: Gpu) -> BlockCycles:
@@ -35,8 +53,9 @@ def block_cycles(record: Record, gpu: Gpu) -> BlockCycles:
     for op in record.once():
         wide = record.ops[op.inputs[0]].elements if op.kind.startswith("row_") else op.elements
         widest = max(widest, wide)
+        wide *= iterations(record, op.path)
         if op.kind in ("load", "store"):
-            demand["issue"] += wide * DTYPE_BYTES[op.dtype] / COPY_BYTES
+            demand["issue"] += wide * ELEMENT_BYTES[op.dtype] / COPY_BYTES
             continue
         pipe, per_element = instruction_cost(op, record, masked=True)
         demand[pipe] += wide * per_element / lanes[pipe]
@@ -45,4 +64,6 @@ def block_cycles(record: Record, gpu: Gpu) -> BlockCycles:
         demand["issue"] = widest * mapping.instructions_per_element
     demand["issue"] /= WARP * gpu.sm.schedulers * ISSUE_EFFICIENCY
     cause = max(demand, key=lambda name: demand[name])
-    return BlockCycles(max(1.0, demand[cause]), cause)
+    loading = {op.path for op in record.once() if op.kind == "load" and op.path}
+    waits = sum(iterations(record, path) for path in loading)
+    return BlockCycles(max(1.0, demand[cause]), cause, waits)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fasim.problem import Attention, Scenario
 from fasim.readings.accuracy import Accuracy, accuracy
 from fasim.schedules import catalog
-from fasim.schedules.plan import Refused, Tile
+from fasim.schedules.plan import Options, Refused
 from fasim.verbs.predict import predict
 from fasim.verbs.prediction import Prediction
 
@@ -78,11 +78,12 @@ def compare(
     *,
     schedules: Sequence[str] = (),
     implementations: Sequence[str] = (),
-    tile: Tile | None = None,
+    options: Options | None = None,
 ) -> Comparison:
     """Predicts every schedule on every GPU; all schedules if none is named.
 
-    What a GPU cannot run is listed as refused, what it cannot hold stays with `fits` false.
+    What a GPU cannot run, and what does not take an option, is listed as refused; what it cannot
+    hold stays with `fits` false.
 
     Raises:
         Refused: an unknown schedule or implementation.
@@ -105,21 +106,29 @@ def compare(
                     scenario,
                     schedule=schedule,
                     implementation=implementation,
-                    tile=tile,
+                    options=options,
                 )
             except Refused as refusal:
                 refused.append(Refusal(profile.resolved_name, refusal.name, refusal.reason))
                 continue
             first = first or prediction
-            rows.append(_row(prediction, first, profile))
+            rows.append(_row(prediction, first, profile, options))
     return Comparison(tuple(rows), tuple(refused))
 
 
-def _row(prediction: Prediction, first: Prediction, profile: Profile) -> Row:
+def _row(
+    prediction: Prediction, first: Prediction, profile: Profile, options: Options | None
+) -> Row:
     both = prediction.time_s is not None and first.time_s is not None
     return Row(
         prediction,
-        accuracy(prediction.problem, profile.gpu, prediction.schedule, prediction.implementation),
+        accuracy(
+            prediction.problem,
+            profile.gpu,
+            None if prediction.implementation else prediction.schedule,
+            prediction.implementation,
+            options,
+        ),
         speedup=first.time_s / prediction.time_s if both else None,  # type: ignore[operator]
         memory_ratio=first.footprint.peak_bytes / prediction.footprint.peak_bytes,
         global_ratio=_global_bytes(first) / _global_bytes(prediction),

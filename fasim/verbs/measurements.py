@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from fasim.problem import Attention, ProblemError, Scenario
+from fasim.schedules.plan import Options
 
 COLUMNS = (
     "id",
@@ -31,6 +32,7 @@ COLUMNS = (
 )
 DIRECTIONS = {"fwd": "forward", "bwd": "backward", "fwd+bwd": "both"}
 MAX_FILE_BYTES = 64 * 2**20
+PAGE_SIZE = 16  # keys in a page where a row does not say: vLLM's default
 
 
 class MeasurementError(ValueError):
@@ -86,15 +88,30 @@ class Measurement:
         """Launch and L2 state as the row states them; an unknown L2 state is taken as warm.
 
         Raises:
-            Unsupported: extras inside the time that no schedule has, or an unknown launch.
+            Unsupported: an unknown launch.
         """
-        if self.fields.get("extras"):
-            raise Unsupported(f"the time includes {self.fields['extras']}, not modelled yet")
         l2 = "cold" if self.fields["l2"] == "cold" else "warm"
         try:
             return Scenario(launch=self.fields["launch"] or "stream", l2=l2)  # type: ignore[arg-type]
         except ProblemError as fault:
             raise Unsupported(str(fault)) from fault
+
+
+    @property
+    def options(self) -> Options:
+        """What else was in the call: a paged cache, a kernel that writes the new keys into it.
+
+        Raises:
+            Unsupported: extras inside the time that no schedule has.
+        """
+        extras = set(filter(None, self.fields.get("extras", "").split(";")))
+        unknown = extras - {"paged", "kv-write"}
+        if unknown:
+            raise Unsupported(f"the time includes {', '.join(sorted(unknown))}, not modelled yet")
+        return Options(
+            page_size=PAGE_SIZE if "paged" in extras else None,
+            writes_kv=True if "kv-write" in extras else None,
+        )
 
 
 def published() -> Path:

@@ -161,6 +161,7 @@ def _validated(measurement: Measurement) -> ValidatedRow:
         load(measurement.gpu),
         measurement.scenario,
         implementation=measurement.implementation,
+        options=measurement.options,
     )
     if prediction.time_s is None:
         raise Unsupported("does not fit the GPU's memory as predicted")

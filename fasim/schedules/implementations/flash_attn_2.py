@@ -114,6 +114,8 @@ def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
     else:
         schedule = "flash2"
         kernels = flash2.kernels(problem, tiling, mapping(warps), compiled)
+    if options.writes_kv:
+        kernels = (split_kv.write_kernel(problem, split_path.COPY), *kernels)
     return Plan(schedule, "flash-attn-2", kernels, (rows, columns), tuple(said))
 
 
@@ -133,5 +135,5 @@ ENTRY = Entry(
     needs="fp16 or bf16, head_dim up to 256",
     build=_build,
     check=_check,
-    takes=("tile", "num_splits", "pack_gqa", "page_size"),
+    takes=("tile", "num_splits", "pack_gqa", "page_size", "writes_kv"),
 )

@@ -27,6 +27,9 @@ BLOCKS_PER_SM = 2  # that the heuristic counts on
 FULL_ENOUGH = 0.8  # of the GPU's block slots: no split beyond
 EFFICIENT_ENOUGH = 0.85  # of the best split's efficiency
 
+# vLLM's reshape_and_cache_flash: 512 threads at most, a token a block.
+COPY = Mapping(16, matrix_unit="none", copy_unit="registers", source="vLLM, csrc/cache_kernels.cu")
+
 
 @dataclass(frozen=True, slots=True)
 class Split:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fasim.hardware.gpu import WARP
-from fasim.problem import DTYPE_BYTES
+from fasim.schedules.language import ELEMENT_BYTES
 from fasim.schedules.record import Op, Record
 from fasim.simulator.lowering.instructions import REDUCTIONS, Arithmetic, instruction_cost
 
@@ -69,9 +69,13 @@ class LoopBody:
         """Whether this is a load into shared memory."""
         return op.kind == "load" and self.mapping.buffer_count(op.name) > 0
 
+    def is_table(self, op: Op) -> bool:
+        """Whether a load brings nothing but entries of a table, which tell where others lie."""
+        return op.kind == "load" and all(user.kind == "load" for user in self.used(op))
+
     def tile_bytes(self, op: Op) -> int:
         """Bytes of the tile that the block loads or stores."""
-        return op.elements * DTYPE_BYTES[op.dtype]
+        return op.elements * ELEMENT_BYTES[op.dtype]
 
     def warp_bytes(self, op: Op) -> float:
         """One warp's share of the tile that the block loads or stores."""

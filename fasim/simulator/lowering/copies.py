@@ -70,7 +70,8 @@ class Copies:
         """A load straight into registers: it takes the L2's latency."""
         self.loaded_bytes += self.body.tile_bytes(op)
         moved = self.body.warp_bytes(op)
-        self.emitter.made(op.index, [self.emitter.l2("global", moved, name=f"load {op.name}")])
+        load = self.emitter.l2("global", moved, tensor=op.name, name=f"load {op.name}")
+        self.emitter.made(op.index, [load])
 
     def store(self, op: Op) -> None:
         """A store from registers; nothing waits for it."""
@@ -113,6 +114,15 @@ class Copies:
         later = [point for point in self.points if point > uses[-1]]
         return (min(later), True) if later else (min(self.points), False)
 
+    def _entries(self, load: Op) -> list[int]:
+        """Reads a page table for the first tile that lies where it says; later ones have it."""
+        entries: list[int] = []
+        for table in self.body.sources(load):
+            if self.body.used(table)[0] is load:
+                self.load(table)
+                entries += self.emitter.after((table.index,))
+        return entries
+
     def _copy(self, load: Op) -> None:
         """Issues a tile's next copy: through the L2 port, then into shared memory."""
         self.loaded_bytes += self.body.tile_bytes(load)
@@ -122,7 +132,14 @@ class Copies:
             count = max(1, round(moved / (WARP * COPY_BYTES)))
             addresses = ADDRESS_INSTRUCTIONS * count
             self.emitter.arithmetic("alu", addresses, name=f"address {load.name}")
-        copy = self.emitter.l2("copy", moved, count=count, name=f"copy {load.name}")
+        copy = self.emitter.l2(
+            "copy",
+            moved,
+            count=count,
+            needs=self._entries(load),
+            tensor=load.name,
+            name=f"copy {load.name}",
+        )
         self.copies[load.index] = copy
         # What arrives is written into shared memory while the next product runs.
         self.arriving += [load.name] * max(1, round(moved / ARRIVING_BYTES))

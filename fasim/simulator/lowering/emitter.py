@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 from typing import Literal
@@ -21,8 +21,8 @@ class Emitter:
         items: in the order of issue.
     """
 
-    def __init__(self, body: LoopBody) -> None:
-        self.gpu, self.body = body.gpu, body
+    def __init__(self, body: LoopBody, late_cycles: Mapping[str, float]) -> None:
+        self.gpu, self.body, self.late_cycles = body.gpu, body, late_cycles
         self.items: list[Item] = []
         self._makers: dict[int, list[int]] = {}  # operation → the items that make its parts
         self._free: dict[int, tuple[int, ...]] = {}  # operation without items → what it takes
@@ -95,12 +95,14 @@ class Emitter:
         count: int | None = None,
         needs: Sequence[int] = (),
         write: bool = False,
+        tensor: str = "",
         name: str,
     ) -> int:
         """A warp's share of a tile through the SM's port to L2, at this scheduler's share of it.
 
         Args:
             count: instructions; by default as many as move 16 bytes a thread.
+            tensor: what is loaded, if it may come from beyond L2.
         """
         l2 = self.gpu.l2
         rate = l2.write_bytes_per_clock_per_sm if write else l2.read_bytes_per_clock_per_sm
@@ -111,7 +113,7 @@ class Emitter:
                 pipe,
                 count,
                 max(1, round(moved_bytes / (rate / self.gpu.sm.schedulers))),
-                0 if write else l2.latency_cycles,
+                0 if write else l2.latency_cycles + round(self.late_cycles.get(tensor, 0.0)),
                 _now(needs),
                 asynchronous=True,
                 cause="l2",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
@@ -47,16 +48,23 @@ def main_loop(record: Record) -> tuple[int, ...]:
     return max(work, key=lambda path: work[path]) if work else ()
 
 
-def lower(record: Record, gpu: Gpu, path: tuple[int, ...]) -> LoopStream:
-    """The stream of the loop at `path`, for one warp of the block."""
-    plain, loaded_bytes = _stream(LoopBody(record, gpu, path, masked=False))
-    masked, _ = _stream(LoopBody(record, gpu, path, masked=True))
+def lower(
+    record: Record, gpu: Gpu, path: tuple[int, ...], late_cycles: Mapping[str, float] | None = None
+) -> LoopStream:
+    """The stream of the loop at `path`, for one warp of the block.
+
+    Args:
+        late_cycles: of each tensor, by how much a load takes longer than one that hits L2.
+    """
+    late = late_cycles or {}
+    plain, loaded_bytes = _stream(LoopBody(record, gpu, path, masked=False), late)
+    masked, _ = _stream(LoopBody(record, gpu, path, masked=True), late)
     return LoopStream(plain, masked, loaded_bytes)
 
 
-def _stream(body: LoopBody) -> tuple[Stream, int]:
+def _stream(body: LoopBody, late_cycles: Mapping[str, float]) -> tuple[Stream, int]:
     """One warp's items, and the bytes the whole block loads."""
-    emitter = Emitter(body)
+    emitter = Emitter(body, late_cycles)
     copies = Copies(body, emitter)
     products = Products(body, emitter, copies)
     elementwise = Elementwise(body, emitter)
@@ -72,7 +80,7 @@ def _stream(body: LoopBody) -> tuple[Stream, int]:
             products.emit(op)
         elif op.kind == "store":
             copies.store(op)
-        elif op.kind == "load" and not body.is_buffered(op):
+        elif op.kind == "load" and not body.is_buffered(op) and not body.is_table(op):
             copies.load(op)
     elementwise.emit(pending)
     spilled = block_use(body.record).spilled_in_loop
