@@ -35,6 +35,10 @@ app = typer.Typer(
 )
 profiles_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="GPU profiles.")
 app.add_typer(profiles_app, name="profiles")
+study_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="A question that takes many predictions."
+)
+app.add_typer(study_app, name="study")
 
 GpuOption = Annotated[
     str, typer.Option("--gpu", metavar="NAME|FILE", help="a GPU by name, or its YAML file")
@@ -256,6 +260,64 @@ def validate(
 
     validation = run(measured or published(), keep=keep, progress=_progress("rows"))
     _print(validation.to_dict, lambda: validation_text(validation), as_json)
+
+
+@app.command(
+    "kv-cache",
+    epilog="Example: fasim kv-cache --layers 32 --batch 16 --kv-heads 8 --seqlen 8192 "
+    "--head-dim 128 --gpu a100",
+)
+def kv_cache(
+    layers: Annotated[int, typer.Option(help="attention layers of the model")],
+    kv_heads: Annotated[int, typer.Option(help="key/value heads of a layer")],
+    seqlen: Annotated[int, typer.Option(help="tokens of a sequence")],
+    head_dim: HeadDimOption,
+    batch: BatchOption = 1,
+    dtype: DtypeOption = "fp16",
+    gpu: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="a GPU to hold it")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bytes of a model's key/value cache, and whether they fit a GPU."""
+    from fasim.report.kv_cache import kv_cache_text
+    from fasim.verbs.kv_cache import kv_cache as run
+
+    cache = run(
+        layers=layers,
+        batch=batch,
+        kv_heads=kv_heads,
+        seqlen=seqlen,
+        head_dim=head_dim,
+        dtype=dtype,
+        profile=None if gpu is None else _profile(gpu, None),
+    )
+    _print(cache.to_dict, lambda: kv_cache_text(cache), as_json)
+
+
+@study_app.command(
+    "split-kv",
+    epilog="Example: fasim study split-kv --gpu a100 --heads 32 --kv-heads 8 --head-dim 128",
+)
+def study_split_kv(
+    gpu: GpuOption,
+    set_: SetOption = None,
+    batch: BatchOption = 1,
+    heads: HeadsOption = 32,
+    kv_heads: KvHeadsOption = 8,
+    seqlen_q: Annotated[int, typer.Option(help="queries of a sequence")] = 1,
+    head_dim: HeadDimOption = 128,
+    dtype: DtypeOption = "fp16",
+    launch: LaunchOption = "stream",
+    l2: L2Option = "warm",
+    run_length: RunLengthOption = "sustained",
+    as_json: JsonOption = False,
+) -> None:
+    """Decode in one piece and with its keys split, over their number; where the two cross."""
+    from fasim.report.studies.split_kv import split_kv_text
+    from fasim.verbs.studies.split_kv import split_kv_study
+
+    problem = _problem(batch, heads, kv_heads, None, seqlen_q, 1, head_dim, dtype, False, "forward")
+    study = split_kv_study(problem, _profile(gpu, set_), _scenario(launch, l2, run_length))
+    _print(study.to_dict, lambda: split_kv_text(study), as_json)
 
 
 @app.command()

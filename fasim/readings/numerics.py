@@ -71,9 +71,7 @@ def run(kernels: tuple[Kernel, ...], inputs: dict[str, Array], seed: int = 0) ->
     return NumericsResult(tensors, tuple(levels), tuple(flops))
 
 
-def _allocate(
-    kernel: Kernel, tensor: Tensor, inputs: dict[str, Array], seed: int
-) -> GlobalTensor:
+def _allocate(kernel: Kernel, tensor: Tensor, inputs: dict[str, Array], seed: int) -> GlobalTensor:
     """A tensor in global memory as the kernel lays it out; pages lie in random order."""
     values, lengths = inputs.get(tensor.name), kernel.lengths
     if tensor.page_rows or tensor.axes == PAGE_TABLE:

@@ -29,7 +29,7 @@ class OnlineSoftmax:
         return p, correction
 
     def merge(self, lse: Tile) -> tuple[Tile, Tile]:
-        """The weight of rows normalised elsewhere, by their LSE, and the correction of earlier ones.
+        """The weight of rows normalised elsewhere, by LSE, and the correction of earlier ones.
 
         For a softmax of scale 1: an LSE is a score.
         """

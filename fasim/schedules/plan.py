@@ -39,6 +39,11 @@ class Plan:
     tile: Tile
     assumptions: tuple[str, ...] = ()
 
+    @property
+    def num_splits(self) -> int:
+        """Parts into which the keys are dealt; 1 where they are not."""
+        return max(kernel.lengths.get("split", 1) for kernel in self.kernels)
+
 
 @dataclass(frozen=True, slots=True)
 class Options:

@@ -79,9 +79,7 @@ def decisive_axes(kernel: Kernel, loops: Iterable[Loop]) -> tuple[str, ...]:
     return tuple(axis for axis in kernel.grid if axis in own)
 
 
-def visit(
-    kernel: Kernel, loop: Loop, seen_from: Span | None, within: Span | None = None
-) -> Visit:
+def visit(kernel: Kernel, loop: Loop, seen_from: Span | None, within: Span | None = None) -> Visit:
     """The tiles of `loop` that the rows `seen_from` see, of the part `within` of them.
 
     All tiles where nothing hides any and nothing deals them out.
@@ -108,7 +106,10 @@ def _seen(kernel: Kernel, loop: Loop, seen_from: Span | None) -> Visit:
     # Row q sees key k if k ≤ q + offset (bottom-right alignment).
     offset = kernel.lengths["k"] - kernel.queries
     if axis == "k":
-        first_query, last_query = seen_from.start // kernel.group, (seen_from.stop - 1) // kernel.group
+        first_query, last_query = (
+            seen_from.start // kernel.group,
+            (seen_from.stop - 1) // kernel.group,
+        )
         seen = min(length, max(0, last_query + 1 + offset))  # keys the last row sees
         full = min(length, max(0, first_query + offset + 1))  # keys the first row sees
         last = -(-seen // tile)

@@ -127,7 +127,10 @@ class _Builder:
         latency = self._latency_cycles() * ticks_per_cycle
         least = cycles.waits * (latency + ITERATION_CYCLES * ticks_per_cycle)
         rate = loop_rate(
-            {cycles.cause: residents * issue, "l2": max(residents * busy, least) - residents * issue}
+            {
+                cycles.cause: residents * issue,
+                "l2": max(residents * busy, least) - residents * issue,
+            }
             for residents in range(1, self.blocks_per_sm + 1)
         )
         extra = soft_maximum(issue, contended) - max(issue, contended)

@@ -96,7 +96,6 @@ class Measurement:
         except ProblemError as fault:
             raise Unsupported(str(fault)) from fault
 
-
     @property
     def options(self) -> Options:
         """What else was in the call: a paged cache, a kernel that writes the new keys into it.

@@ -54,7 +54,7 @@ def test_launch_and_l2_are_inputs(tmp_path: Path) -> None:
         ((",false,0,", ",false,0.1,"), "dropout"),
         (("a100-sxm4-80gb", "riva128"), "riva128"),
         (("flash-attn-2", "my-kernel"), "my-kernel"),
-        (("warm,", "warm,paged"), "paged"),
+        (("warm,", "warm,paged;sparse"), "sparse"),
         (("0.2,stream", ",stream"), "no time"),
         ((",16,16,", ",16,5,"), "kv_heads"),
         (("1024,1024", "1e3,1024"), "1e3"),

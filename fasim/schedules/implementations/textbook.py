@@ -51,7 +51,7 @@ def _flash2(problem: Attention, gpu: Gpu, options: Options) -> Plan:
     return Plan("flash2", None, kernels, tile)
 
 
-def _decode(problem: Attention, gpu: Gpu, options: Options) -> Plan:
+def _decode(problem: Attention, _: Gpu, options: Options) -> Plan:
     return _over_keys("decode", problem, options, num_splits=1)
 
 

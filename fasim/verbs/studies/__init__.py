@@ -1,0 +1,1 @@
+"""Studies: a question that takes many predictions, one file a study."""
