@@ -43,8 +43,9 @@ def test_the_limits_of_a_burst():
 def test_dram_carries_no_more_than_it_can(burst, compute, arrive):
     """A wave takes its loop and what is exposed: time enough for its loads and its writes."""
     exposed = exposed_burst(burst, compute, arrive)
-    assert 0 <= exposed <= burst * (1 + 1e-12)
-    assert max(compute, arrive) + exposed >= (burst + arrive) * (1 - 1e-12)
+    rounding = 1e-12 * (burst + arrive)
+    assert 0 <= exposed <= burst + rounding
+    assert max(compute, arrive) + exposed >= burst + arrive - rounding
 
 
 @given(blocks=st.integers(1, 10**6), slots=st.integers(1, 10**4))

@@ -1,15 +1,21 @@
+import ast
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import fasim.simulator
 from fasim.hardware import load
 from fasim.problem import Attention
-from fasim.schedules.catalog import plan
+from fasim.schedules.catalog import IMPLEMENTATIONS, SCHEDULES, plan
 from fasim.schedules.language import Kernel, Tensor
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.record import record
 from fasim.simulator.loop_rates import stream_rate
 from fasim.simulator.lowering import lower, main_loop
+
+SIMULATOR = Path(fasim.simulator.__file__).parent
 
 # FlashAttention-2 forward as compiled: cycles of each pipe for one block's warps on a scheduler,
 # and the cycles in which one and two resident blocks do an iteration. Counts are those of the
@@ -236,3 +242,19 @@ def test_a_wait_before_what_is_not_there_is_refused():
     mapping = replace(MAPPING, wait_before=(("Y", "product"),))
     with pytest.raises(ValueError, match="waits for Y before 'product'"):
         distance_items(mapping)
+
+
+def code_of(file):
+    """The source without comments and docstrings."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value = ast.Constant(None)
+    return ast.unparse(tree).lower()
+
+
+@pytest.mark.parametrize("file", sorted(SIMULATOR.rglob("*.py")), ids=lambda file: file.name)
+def test_the_simulator_knows_no_schedule_by_name(file):
+    kernels = ("query_key", "probability_value", "flash2_forward")
+    for name in ("flash", *SCHEDULES, *IMPLEMENTATIONS, *kernels):
+        assert not re.search(rf"\b{name}", code_of(file)), name
