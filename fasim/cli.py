@@ -89,7 +89,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _fasim(
-    version: Annotated[  # noqa: ARG001 - its callback prints it
+    version: Annotated[
         bool,
         typer.Option(
             "--version", is_eager=True, callback=_print_version, help="print the version and leave"

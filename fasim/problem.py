@@ -29,7 +29,12 @@ class Attention:
 
     Shapes: Q and O are [batch, heads, seqlen_q, head_dim]; K and V are
     [batch, kv_heads, seqlen_k, head_dim]. A causal mask is aligned bottom-right, as in
-    FlashAttention ≥ 2.1: row i sees keys 0 … i + seqlen_k − seqlen_q.
+    FlashAttention ≥ 2.1: row i sees keys 0 … i + seqlen_k − seqlen_q; a row that sees none gives
+    O = 0 and LSE = −inf.
+
+    Attributes:
+        kv_heads: heads of K and V; 0 stands for `heads`.
+        direction: `forward`, `backward` (dQ, dK, dV from a stored LSE), or `both`.
 
     Raises:
         ProblemError: a length that is not positive, heads that kv_heads does not divide,
@@ -41,7 +46,7 @@ class Attention:
     seqlen_q: int
     seqlen_k: int
     head_dim: int
-    kv_heads: int = 0  # 0 stands for `heads`: every query head has keys of its own
+    kv_heads: int = 0
     dtype: Dtype = "fp16"
     causal: bool = False
     direction: Direction = "forward"
@@ -51,8 +56,8 @@ class Attention:
             object.__setattr__(self, "kv_heads", self.heads)
         for name in ("batch", "heads", "kv_heads", "seqlen_q", "seqlen_k", "head_dim"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ProblemError(f"{name} is {value}; it must be a whole number of 1 or more")
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ProblemError(f"{name} is {value!r}; it must be a whole number of 1 or more")
         if self.heads % self.kv_heads:
             raise ProblemError(
                 f"heads is {self.heads} and kv_heads {self.kv_heads}; "

@@ -40,9 +40,9 @@ class Counter:
         return count
 
     def _sum(self, op: Op, bound: frozenset[Owner]) -> int:
-        loops = tuple(self.record.loops[number] for number in (op.used_in or op.path))
-        if len(loops) < len(op.path):
-            loops = tuple(self.record.loops[number] for number in op.path)
+        # A load happens at its first use, so deeper loops decide whether it happens at all.
+        around = max(op.path, op.used_in or (), key=len)
+        loops = tuple(self.record.loops[number] for number in around)
         key = (op.path, tuple(loop.number for loop in loops), bound)
         if key not in self._sums:
             self._sums[key] = self._over_grid(op, loops, bound)

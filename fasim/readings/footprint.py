@@ -53,5 +53,5 @@ def intermediates(kernels: tuple[Kernel, ...]) -> frozenset[str]:
         ops = list(cached_record(kernel).once())
         # `written` holds earlier kernels' tensors: what a kernel re-reads of its own is output.
         handed |= {op.name for op in ops if op.kind == "load" and op.name in written}
-        written |= {op.name for op in ops if op.kind in ("store", "reduce")}
+        written |= {op.name for op in ops if op.kind == "store"}
     return frozenset(handed)

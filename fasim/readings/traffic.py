@@ -21,19 +21,21 @@ FP32_OPS = ("add", "sub", "mul", "maximum", "row_max", "row_sum")
 
 @dataclass(slots=True)
 class Access:
-    """Bytes of one tensor at one level."""
+    """Bytes of one tensor at one level: loaded, stored, and added to atomically."""
 
     read_bytes: int = 0
     write_bytes: int = 0
     reduce_bytes: int = 0
 
     def add(self, other: Access) -> None:
+        """Adds the bytes of another tensor or kernel to these."""
         self.read_bytes += other.read_bytes
         self.write_bytes += other.write_bytes
         self.reduce_bytes += other.reduce_bytes
 
     @property
     def total_bytes(self) -> int:
+        """Bytes in either direction."""
         return self.read_bytes + self.write_bytes + self.reduce_bytes
 
 
@@ -67,7 +69,7 @@ class Flops:
 
 @dataclass(frozen=True)
 class KernelTraffic:
-    """Bytes by level and tensor, and operations, of one kernel."""
+    """Bytes by level and tensor, and operations, of the kernel of that name."""
 
     kernel: str
     compulsory: Level
@@ -77,7 +79,7 @@ class KernelTraffic:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes and operations of a chain of kernels."""
+    """Bytes and operations of a chain: kernel by kernel, and their sums."""
 
     kernels: tuple[KernelTraffic, ...]
     compulsory: Level = field(init=False)
@@ -117,49 +119,42 @@ def traffic(kernels: tuple[Kernel, ...]) -> Traffic:
 
 def _kernel_traffic(record: Record) -> KernelTraffic:
     counter = Counter(record)
+    accesses = [op for op in record.once() if op.kind in ("load", "store")]
     global_: Level = {}
-    loads: dict[str, Op] = {}
-    stores: dict[str, Op] = {}
-    for op in record.once():
-        if op.kind not in ("load", "store", "reduce"):
-            continue
+    for op in accesses:
         moved = counter.elements(op) * record.kernel.tensor(op.name).element_bytes
         access = global_.setdefault(op.name, Access())
         if op.kind == "load":
             access.read_bytes += moved
-            loads.setdefault(op.name, op)
         else:
-            stores.setdefault(op.name, op)
-            if op.kind == "store":
-                access.write_bytes += moved
-            else:
-                access.reduce_bytes += moved
+            access.write_bytes += moved
     return KernelTraffic(
         kernel=record.kernel.name,
-        compulsory=_compulsory(record, loads, stores),
+        compulsory=_compulsory(record, accesses),
         global_=global_,
         flops=_flops(record, counter),
     )
 
 
-def _compulsory(record: Record, loads: dict[str, Op], stores: dict[str, Op]) -> Level:
-    """Distinct bytes in and out. What a kernel wrote itself it need not take in."""
+def _compulsory(record: Record, accesses: list[Op]) -> Level:
+    """Distinct bytes in and out. What a kernel writes itself it need not take in."""
     kernel = record.kernel
     level: Level = {}
-    for name, op in loads.items():
-        if name in stores:
-            continue
-        lengths = dict(kernel.lengths)
-        under_mask = any(record.loops[n].seen_from is not None for n in op.used_in or ())
-        if "q" in kernel.tensor(name).axes and under_mask:
-            lengths["q"] = visible_rows(kernel.problem)
-        level[name] = Access(read_bytes=kernel.tensor(name).bytes(lengths))
-    for name, op in stores.items():
-        size = kernel.tensor(name).bytes(kernel.lengths)
-        level.setdefault(name, Access()).add(
-            Access(write_bytes=size) if op.kind == "store" else Access(reduce_bytes=size)
-        )
+    for tensor in kernel.tensors:
+        uses = [op for op in accesses if op.name == tensor.name]
+        if any(op.kind == "store" for op in uses):
+            level[tensor.name] = Access(write_bytes=tensor.bytes(kernel.lengths))
+        elif uses:
+            lengths = dict(kernel.lengths)
+            if "q" in tensor.axes and all(_under_mask(record, op) for op in uses):
+                lengths["q"] = visible_rows(kernel.problem)
+            level[tensor.name] = Access(read_bytes=tensor.bytes(lengths))
     return level
+
+
+def _under_mask(record: Record, load: Op) -> bool:
+    """Whether a load is first used in a loop over what its rows see: unseen rows skip it."""
+    return any(record.loops[number].seen_from is not None for number in load.used_in or ())
 
 
 def _flops(record: Record, counter: Counter) -> Flops:

@@ -43,6 +43,16 @@ def flash1_forward(block: Block, problem: Attention) -> None:
             block.store("row_sum", new_sum, m_rows)
 
 
+def paper_tile(elements: int, head_dim: int) -> tuple[int, int]:
+    """Br × Bc of Algorithm 1, line 1, in whole fragments of 16 rows.
+
+    Bc = ⌊M/4d⌋ and Br = min(Bc, d): tiles of Q, K, V and O fill the M elements of a block's
+    shared memory; S and P stay in registers.
+    """
+    tile_n = max(16, elements // (4 * head_dim) // 16 * 16)
+    return max(16, min(tile_n, head_dim) // 16 * 16), tile_n
+
+
 def kernels(problem: Attention, tiling: Tiling, mapping: Mapping) -> tuple[Kernel, ...]:
     """The chain: one kernel, parallel over batch and heads only."""
     dtype = problem.dtype

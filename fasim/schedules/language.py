@@ -2,7 +2,7 @@
 
 A *program* is an ordinary function `program(block, problem)`. It asks its `Block` for ranges
 of rows, loads tiles, computes on them and stores them. Two interpreters give it meaning: one
-records what a block does (`record.py`), one does it on NumPy arrays (`readings/numerics.py`).
+records what a block does (`record.py`), one does it on NumPy arrays (`readings/numpy_block.py`).
 Standard library only.
 """
 
@@ -17,9 +17,6 @@ from fasim.problem import DTYPE_BYTES, Attention
 from fasim.schedules.mapping import Mapping
 
 LOG2_E = 1.4426950408889634
-
-BINARY = ("add", "sub", "mul", "maximum")
-UNARY = ("exp2", "log2", "finite", "inverse")
 
 
 class ProgramError(Exception):
@@ -40,6 +37,7 @@ class Tensor:
 
     @property
     def element_bytes(self) -> int:
+        """Bytes of one element."""
         return DTYPE_BYTES[self.dtype]
 
     def elements(self, lengths: dict[str, int]) -> int:
@@ -50,6 +48,7 @@ class Tensor:
         return count
 
     def bytes(self, lengths: dict[str, int]) -> int:
+        """Bytes of the whole tensor, given the length of each axis."""
         return self.elements(lengths) * self.element_bytes
 
 
@@ -98,14 +97,17 @@ class Kernel:
         return max(self.lengths[axis], self.tile(axis))
 
     def tile_count(self, axis: str) -> int:
+        """Tiles of an axis; the last one may be cut short."""
         return -(-self.lengths[axis] // self.tile(axis))
 
     @property
     def grid_shape(self) -> tuple[int, ...]:
+        """Blocks along each axis of the grid, fastest-varying first."""
         return tuple(self.tile_count(axis) for axis in self.grid)
 
     @property
     def blocks(self) -> int:
+        """Thread blocks of the launch."""
         count = 1
         for tiles in self.grid_shape:
             count *= tiles
@@ -133,7 +135,8 @@ class Rows:
 class Tile(ABC):
     """A tile of values: rows × columns, or one value a row.
 
-    Operators between a tile and a one-value-a-row tile broadcast along the row.
+    Operators between a tile and a one-value-a-row tile broadcast along the row. Arithmetic is
+    FP32; `to` rounds.
     """
 
     @abstractmethod
@@ -180,9 +183,11 @@ class Tile(ABC):
         return self.apply("inverse")
 
     def row_max(self) -> Tile:
+        """The maximum of each row."""
         return self.reduce_rows("max")
 
     def row_sum(self) -> Tile:
+        """The sum of each row."""
         return self.reduce_rows("sum")
 
     def __bool__(self) -> bool:
@@ -221,7 +226,10 @@ class Block(ABC):
 
     @abstractmethod
     def matmul(self, a: Tile, b: Tile, acc: Tile | None = None, *, name: str) -> Tile:
-        """a·b (+ acc), FP32-accumulating. The name is what a mapping refers to."""
+        """a·b (+ acc) of operands of one dtype, FP32-accumulating.
+
+        The name is what a mapping refers to.
+        """
 
     @abstractmethod
     def mask(self, scores: Tile) -> Tile:

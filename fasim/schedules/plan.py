@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fasim.problem import Attention
+from fasim.problem import DTYPE_BYTES, TENSOR_DTYPE, Attention
 from fasim.schedules.language import Kernel
 
 if TYPE_CHECKING:
@@ -40,7 +40,18 @@ class Plan:
     assumptions: tuple[str, ...] = ()
 
 
-Build = Callable[[Attention, "Gpu", Tile | None], Plan]
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user may ask of a plan, instead of what the schedule usually takes.
+
+    Attributes:
+        tile: rows of Q × rows of K/V.
+    """
+
+    tile: Tile | None = None
+
+
+Build = Callable[[Attention, "Gpu", Options], Plan]
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,7 @@ class Entry:
     """A schedule or an implementation in the catalogue.
 
     Attributes:
+        title: what it is, in a line.
         needs: what it takes, in words, for `fasim schedules`.
         check: a reason to refuse the problem or the GPU, or None.
     """
@@ -59,3 +71,27 @@ class Entry:
     needs: str
     build: Build
     check: Callable[[Attention, Gpu], str | None]
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def check_forward(problem: Attention, gpu: Gpu) -> str | None:
+    """Why a forward schedule cannot run this problem on this GPU; None if it can."""
+    if problem.direction != "forward":
+        return f"direction is {problem.direction}; it runs forward"
+    rates = gpu.tensor_core.flops_per_clock
+    if rates[TENSOR_DTYPE[problem.dtype]] is None:
+        taken = [dtype for dtype in DTYPE_BYTES if rates[TENSOR_DTYPE[dtype]] is not None]
+        return f"{gpu.name} has no tensor cores for {problem.dtype}, only {listed(taken)}"
+    return None
+
+
+def warps_for(tile: Tile, head_dim: int) -> int:
+    """Four warps, or eight where four could not hold the accumulators; 16 rows a warp at least."""
+    rows, columns = tile
+    accumulators_per_thread = rows * (columns + head_dim) // 128
+    wanted = 4 if accumulators_per_thread <= 192 else 8
+    return max(1, min(wanted, rows // 16))

@@ -38,10 +38,10 @@ class Op:
         rows: for a load or store, the range that binds each of the tensor's axes; batch and
             head axes are bound by the block's coordinates and absent.
         path: the loops around it, outermost first.
-        iteration: 0 or 1, which of the two recorded passes of the innermost loop.
+        iteration: 0, or 1 in the second recorded pass of a loop around it.
         used_in: for a load, the loops around its first use: it happens if these run at all.
         contraction: for a matmul, length of a full tile's contracted side.
-        transposed: for each input, whether it is taken transposed.
+        contracted_axis: the axis of that side.
     """
 
     index: int
@@ -57,11 +57,10 @@ class Op:
     used_in: tuple[int, ...] | None = None
     contraction: int = 0
     contracted_axis: str = ""
-    transposed: tuple[bool, ...] = ()
-    constants: int = 0
 
     @property
     def elements(self) -> int:
+        """Elements of a full tile of the result."""
         return self.shape[0] * self.shape[1]
 
 
@@ -84,7 +83,6 @@ class _Tile(Tile):
     op: int
     row_axis: Rows | None
     col_axis: Rows | None
-    is_transposed: bool = False
 
     def apply(self, op: str, *operands: Tile | float) -> Tile:
         return self.recorder.elementwise(op, self, operands)
@@ -97,7 +95,7 @@ class _Tile(Tile):
 
     @property
     def T(self) -> Tile:
-        return _Tile(self.recorder, self.op, self.col_axis, self.row_axis, not self.is_transposed)
+        return _Tile(self.recorder, self.op, self.col_axis, self.row_axis)
 
 
 class _Recorder(Block):
@@ -149,12 +147,11 @@ class _Recorder(Block):
             index=len(self.ops),
             kind=kind,
             inputs=tuple(tile.op for tile in taken),
-            transposed=tuple(tile.is_transposed for tile in taken),
             shape=(_extent(down), _extent(across)),
             axes=(_axis(down), _axis(across)),
             path=self.path,
             iteration=max(self.passes, default=0),
-            **fields,  # type: ignore[arg-type]
+            **fields,  # type: ignore[arg-type]  # fields of Op, typed by its callers below
         )
         self.ops.append(op)
         return _Tile(self, op.index, down, across)
@@ -170,13 +167,7 @@ class _Recorder(Block):
         tiles = (tile, *(other for other in others if isinstance(other, _Tile)))
         # The widest operand gives the shape: a row vector is broadcast over columns.
         wide = next((t for t in tiles if t.col_axis is not None), tile)
-        return self.emit(
-            kind,
-            wide.row_axis,
-            wide.col_axis,
-            inputs=tiles,
-            constants=sum(not isinstance(other, Tile) for other in others),
-        )
+        return self.emit(kind, wide.row_axis, wide.col_axis, inputs=tiles)
 
     def load(self, tensor: str, *rows: Rows) -> Tile:
         bound = self._bind(tensor, rows)
@@ -208,14 +199,24 @@ class _Recorder(Block):
             if axis not in ("batch", "head", "kv_head")
         }
 
-    def full(self, value: float, rows: Rows, cols: Rows | None = None) -> Tile:
+    def full(
+        self,
+        value: float,  # noqa: ARG002 - what it starts from changes neither bytes nor time
+        rows: Rows,
+        cols: Rows | None = None,
+    ) -> Tile:
         return self.emit("full", rows, cols)
 
     def matmul(self, a: Tile, b: Tile, acc: Tile | None = None, *, name: str) -> Tile:
         assert isinstance(a, _Tile)
         assert isinstance(b, _Tile)
         if a.col_axis is None or b.row_axis is None or a.col_axis.axis != b.row_axis.axis:
-            raise ProgramError(f"matmul {name} contracts {a.col_axis} with {b.row_axis}")
+            raise ProgramError(
+                f"matmul {name} contracts {_axis(a.col_axis)!r} with {_axis(b.row_axis)!r}"
+            )
+        left, right = self.ops[a.op].dtype, self.ops[b.op].dtype
+        if left != right:
+            raise ProgramError(f"matmul {name} multiplies {left} by {right}; cast one of them")
         inputs: tuple[Tile, ...] = (a, b) if acc is None else (a, b, acc)
         return self.emit(
             "matmul",
@@ -245,10 +246,12 @@ def record(kernel: Kernel) -> Record:
 
     Raises:
         ProgramError: the program breaks a rule: an undeclared tensor, a dtype mismatch, a
-            tile loaded and never used, a branch on rows or values.
+            tile loaded and never used, a loop left early, a branch on rows or values.
     """
     recorder = _Recorder(kernel)
     kernel.program(recorder, kernel.problem)
+    if recorder.path:
+        raise ProgramError(f"kernel {kernel.name} leaves a loop before its last tile")
     for op in recorder.ops:
         if op.kind == "load" and op.used_in is None:
             raise ProgramError(f"kernel {kernel.name} loads a tile of {op.name} and never uses it")

@@ -28,27 +28,26 @@ class BlockUse:
 
     Attributes:
         shared_memory_bytes: buffers × full tiles, over the tensors that pass through it.
-        registers_per_thread: as compiled or estimated, at most 255.
+        registers_per_thread: as allotted: compiled or estimated, at most 255, in eights.
         spilled_registers: of the estimate, those over 255: they live in local memory.
+        spilled_in_loop: of those, accumulators, which every iteration of the main loop needs.
+            What compilers spill first are addresses and other values of prologue and epilogue.
     """
 
     threads: int
     shared_memory_bytes: int
     registers_per_thread: int
-    spilled_registers: int
-
-    @property
-    def local_bytes(self) -> int:
-        """Local-memory traffic of a block: each spilled register written and read back once.
-
-        What compilers spill first are addresses and other values of the prologue and epilogue.
-        """
-        return 2 * 4 * self.spilled_registers * self.threads
+    spilled_registers: int = 0
+    spilled_in_loop: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Residency:
-    """How many blocks an SM holds, and what stops it from holding one more."""
+    """How many blocks an SM holds, and what stops it from holding one more.
+
+    Attributes:
+        limiter: `shared memory`, `registers`, `warps` or `block slots`.
+    """
 
     blocks_per_sm: int
     limiter: str
@@ -61,36 +60,41 @@ def block_use(record: Record) -> BlockUse:
     for tensor in kernel.tensors:
         buffers = mapping.buffer_count(tensor.name)
         if buffers:
-            tile = max(op.elements for op in record.once() if op.name == tensor.name)
+            loads = (op for op in record.once() if op.kind == "load" and op.name == tensor.name)
+            tile = max((op.elements for op in loads), default=0)
             shared += buffers * tile * tensor.element_bytes
-    registers = mapping.registers_per_thread or _estimate_registers(record)
+    besides, accumulators = _estimate_registers(record)
+    registers = mapping.registers_per_thread or besides + accumulators
+    spilled = max(0, registers - MAX_REGISTERS)
     allotted = -(-min(registers, MAX_REGISTERS) // REGISTER_ALLOCATION) * REGISTER_ALLOCATION
     return BlockUse(
         threads=mapping.threads,
         shared_memory_bytes=shared,
-        registers_per_thread=min(allotted, MAX_REGISTERS + 1),
-        spilled_registers=max(0, registers - MAX_REGISTERS),
+        registers_per_thread=allotted,
+        spilled_registers=spilled,
+        spilled_in_loop=max(0, spilled - besides),
     )
 
 
-def _estimate_registers(record: Record) -> int:
+def _estimate_registers(record: Record) -> tuple[int, int]:
+    """Registers of a thread besides its accumulators or elements, and for those."""
     threads = record.kernel.mapping.threads
     matmuls = {op.name: op for op in record.once() if op.kind == "matmul"}
     if matmuls:
         accumulators = sum(op.elements for op in matmuls.values())
         asynchronous = record.kernel.mapping.matrix_unit == "wgmma"
         besides = WGMMA_KERNEL_REGISTERS if asynchronous else TENSOR_KERNEL_REGISTERS
-        return besides + -(-accumulators // threads)
+        return besides, -(-accumulators // threads)
     widest = max(op.elements for op in record.once())
-    return STREAMING_KERNEL_REGISTERS + -(-widest // threads)
+    return STREAMING_KERNEL_REGISTERS, -(-widest // threads)
 
 
 def residency(use: BlockUse, gpu: Gpu) -> Residency:
     """Blocks an SM can hold: the least of shared memory, registers, warps and block slots."""
     warps = -(-use.threads // 32)
-    per_block = use.shared_memory_bytes + gpu.shared_memory.reserved_block_bytes
+    shared_bytes = use.shared_memory_bytes + gpu.shared_memory.reserved_block_bytes
     limits = {
-        "shared memory": gpu.shared_memory.capacity_bytes // per_block,
+        "shared memory": gpu.shared_memory.capacity_bytes // max(1, shared_bytes),
         "registers": gpu.sm.registers // (use.registers_per_thread * use.threads),
         "warps": gpu.sm.max_warps // warps,
         "block slots": gpu.sm.max_blocks,

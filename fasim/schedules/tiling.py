@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from fasim.problem import ProblemError
@@ -38,7 +39,7 @@ def parse_tile(text: str) -> tuple[int, int]:
     Raises:
         ProblemError: the text is not two whole numbers with an x between.
     """
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
+    sides = re.fullmatch(r"\s*([0-9]{1,9})\s*[xX]\s*([0-9]{1,9})\s*", text)
+    if sides is None:
         raise ProblemError(f"tile is {text!r}; write rows of Q x rows of K/V, for example 128x64")
-    return int(parts[0]), int(parts[1])
+    return int(sides[1]), int(sides[2])

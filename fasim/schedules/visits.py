@@ -16,7 +16,7 @@ from fasim.schedules.record import Loop
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Rows start … stop−1 of an axis; stop is clipped to its length."""
+    """Rows start … stop−1 of an axis, clipped to its length."""
 
     start: int
     stop: int
@@ -31,8 +31,9 @@ class Visit:
     """The tiles of one loop, run once: numbers first … last−1, of which some need the mask.
 
     Attributes:
-        masked: tiles with a score the causal mask hides (those on the diagonal).
-        ragged: whether the tile at the end of the axis is among them and is cut short.
+        axis: the axis the loop steps along, of `length` rows in all.
+        tile: rows of a full tile.
+        masked: visited tiles with a score the causal mask hides (those on the diagonal).
     """
 
     axis: str
@@ -44,11 +45,8 @@ class Visit:
 
     @property
     def trips(self) -> int:
+        """Tiles visited."""
         return self.last - self.first
-
-    @property
-    def ragged(self) -> bool:
-        return self.trips > 0 and self.last * self.tile > self.length
 
     @property
     def rows(self) -> int:
@@ -56,6 +54,7 @@ class Visit:
         return min(self.last * self.tile, self.length) - self.first * self.tile if self.trips else 0
 
     def spans(self) -> Iterator[Span]:
+        """The rows of each visited tile, clipped."""
         for tile in range(self.first, self.last):
             yield Span(tile * self.tile, min((tile + 1) * self.tile, self.length))
 

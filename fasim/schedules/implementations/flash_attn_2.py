@@ -6,7 +6,16 @@ did not change from v2.0.0 to v2.8.3 for the head dimensions listed.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from fasim.problem import Attention
+from fasim.schedules import flash2
 from fasim.schedules.mapping import Mapping
+from fasim.schedules.plan import Entry, Options, Plan, check_forward, listed, warps_for
+from fasim.schedules.tiling import Tiling
+
+if TYPE_CHECKING:
+    from fasim.hardware import Gpu
 
 SOURCE = "Dao-AILab/flash-attention v2.8.3, flash_fwd_launch_template.h"
 HEAD_DIMS = (32, 64, 96, 128, 192, 256)
@@ -24,7 +33,6 @@ _LARGE = {
 }
 _SMALL_CAUSAL = {96: (64, 64, 4), 128: (64, 64, 4)}
 _SMALL = {128: (128, 32, 4)}
-_A100 = {256: (128, 64, 8)}
 
 
 def kernel_head_dim(head_dim: int) -> int | None:
@@ -32,16 +40,27 @@ def kernel_head_dim(head_dim: int) -> int | None:
     return next((d for d in HEAD_DIMS if head_dim <= d), None)
 
 
-def tile_of(architecture: str, head_dim: int, causal: bool) -> tuple[int, int, int]:
-    """(tile_m, tile_n, warps) for a compiled head dimension."""
+def tile_of(gpu: Gpu, head_dim: int, causal: bool) -> tuple[int, int, int]:
+    """(tile_m, tile_n, warps) for a compiled head dimension.
+
+    Raises:
+        KeyError: `head_dim` is none of HEAD_DIMS.
+    """
     table = dict(_LARGE)
-    if architecture in ("sm_86", "sm_89"):
+    if gpu.architecture in ("sm_86", "sm_89"):
         table |= _SMALL
         if causal:
             table |= _SMALL_CAUSAL
-    elif architecture == "sm_80":
-        table |= _A100
+    if head_dim == 256 and _one_large_block(gpu):
+        return 128, 64, 8
     return table[head_dim]
+
+
+def _one_large_block(gpu: Gpu) -> bool:
+    """Whether head_dim 256 takes 128 × 64: it fits, and two blocks of 64 × 64 do not (A100)."""
+    large, small = 2 * 256 * (128 + 2 * 64), 2 * 256 * (64 + 2 * 64)
+    memory = gpu.shared_memory
+    return memory.max_block_bytes >= large and memory.capacity_bytes < 2 * small
 
 
 def mapping(warps: int) -> Mapping:
@@ -59,3 +78,37 @@ def mapping(warps: int) -> Mapping:
         operands_in_registers=("O",),
         source=SOURCE,
     )
+
+
+def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
+    compiled = kernel_head_dim(problem.head_dim)
+    assert compiled is not None  # checked before
+    tile_m, tile_n, warps = tile_of(gpu, compiled, problem.causal)
+    if options.tile is not None:
+        tile_m, tile_n = options.tile
+        warps = warps_for(options.tile, compiled)
+    tiling = Tiling(tile_m, tile_n, descending=True)
+    kernels = flash2.kernels(problem, tiling, mapping(warps), compiled)
+    assumptions: tuple[str, ...] = ()
+    if compiled != problem.head_dim:
+        assumptions = (f"head_dim {problem.head_dim} runs in the kernel compiled for {compiled}",)
+    return Plan("flash2", "flash-attn-2", kernels, (tile_m, tile_n), assumptions)
+
+
+def _check(problem: Attention, gpu: Gpu) -> str | None:
+    if problem.dtype not in DTYPES:
+        return f"it takes {listed(DTYPES)}, not {problem.dtype}"
+    if kernel_head_dim(problem.head_dim) is None:
+        return f"it takes head_dim up to {HEAD_DIMS[-1]}, not {problem.head_dim}"
+    return check_forward(problem, gpu)
+
+
+ENTRY = Entry(
+    name="flash-attn-2",
+    schedule="flash2",
+    title="the flash-attn package, versions 2.x",
+    source=SOURCE,
+    needs="fp16 or bf16, head_dim up to 256",
+    build=_build,
+    check=_check,
+)

@@ -8,11 +8,14 @@ mask is added by a kernel of its own, O is copied back.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
 from fasim.schedules.chain import KEY, QUERY, SCORES, axes_of
+from fasim.schedules.implementations import cublas
 from fasim.schedules.language import Block, Kernel, Tensor
 from fasim.schedules.mapping import Mapping
+from fasim.schedules.plan import Entry, Options, Plan, check_forward, listed
 from fasim.schedules.standard import (
     Gemm,
     probability_value_kernel,
@@ -20,6 +23,10 @@ from fasim.schedules.standard import (
     softmax_kernel,
 )
 
+if TYPE_CHECKING:
+    from fasim.hardware import Gpu
+
+DTYPES = ("fp32", "fp16", "bf16")
 SOURCE = "Dao-AILab/flash-attention benchmarks/benchmark_flash_attention.py (attention_pytorch)"
 
 # Issued instructions an element, of PyTorch's compiled streaming kernels: softmax up to and
@@ -40,15 +47,15 @@ def streaming(instructions: float, warps: int) -> Mapping:
     )
 
 
-def softmax_rows(seqlen_k: int) -> tuple[Mapping, int]:
-    """The softmax kernel for a row length: its mapping and the rows of a block."""
+def softmax_block(seqlen_k: int) -> tuple[int, int]:
+    """Warps and rows of a block of the softmax kernel for a row length."""
     if seqlen_k <= SHORT_ROW:
-        return streaming(SOFTMAX_SHORT, warps=4), 4  # softmax_warp_forward: a row a warp
-    return streaming(SOFTMAX_LONG, warps=8), 1  # cunn_SoftMaxForward: a row a block
+        return 4, 4  # softmax_warp_forward: a row a warp
+    return 8, 1  # cunn_SoftMaxForward: a row a block
 
 
 def _copy_program(source: str, target: str, axis: str) -> Callable[[Block, Attention], None]:
-    def copy(block: Block, problem: Attention) -> None:
+    def copy(block: Block, _: Attention) -> None:
         rows = block.rows(axis)
         block.store(target, block.load(source, rows), rows)
 
@@ -97,7 +104,9 @@ def add_mask_kernel(problem: Attention) -> Kernel:
 
 def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
     """The chain: copies, QKᵀ, [mask], softmax, PV, copy."""
-    mapping, rows_per_block = softmax_rows(problem.seqlen_k)
+    warps, rows_per_block = softmax_block(problem.seqlen_k)
+    instructions = SOFTMAX_SHORT if problem.seqlen_k <= SHORT_ROW else SOFTMAX_LONG
+    softmax = streaming(instructions, warps)
     masked = (add_mask_kernel(problem),) if problem.causal else ()
     scores = "S_masked" if problem.causal else "S"
     return (
@@ -106,7 +115,29 @@ def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
         copy_kernel(problem, "V", "V_copy", KEY),
         query_key_kernel(problem, gemm, "Q_copy", "K_copy"),
         *masked,
-        softmax_kernel(problem, mapping, rows_per_block, scores, masks=False),
+        softmax_kernel(problem, softmax, rows_per_block, scores, masks=False),
         probability_value_kernel(problem, gemm, "V_copy", "O_copy"),
         copy_kernel(problem, "O_copy", "O", QUERY),
     )
+
+
+def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
+    gemm = cublas.gemm(gpu, problem.dtype, options.tile)
+    return Plan("standard", "pytorch", kernels(problem, gemm), (gemm.tile_m, gemm.tile_n))
+
+
+def _check(problem: Attention, gpu: Gpu) -> str | None:
+    if problem.dtype not in DTYPES:
+        return f"it takes {listed(DTYPES)}, not {problem.dtype}"
+    return check_forward(problem, gpu)
+
+
+ENTRY = Entry(
+    name="pytorch",
+    schedule="standard",
+    title="eager PyTorch: copies, baddbmm, mask, softmax, bmm",
+    source=SOURCE,
+    needs="fp32, fp16 or bf16; device memory as standard, and for copies of Q, K, V and O",
+    build=_build,
+    check=_check,
+)

@@ -1,0 +1,37 @@
+"""The error on a sample: small, bounded by the yardstick's, for every name in the catalogue."""
+
+import math
+
+import pytest
+
+from fasim.hardware import Gpu
+from fasim.problem import Attention
+from fasim.readings.accuracy import accuracy
+from fasim.schedules import catalog
+from fasim.schedules.plan import Refused
+
+LARGE = Attention(4, 16, 65536, 65536, 64, kv_heads=4, dtype="bf16", causal=True)
+
+
+@pytest.mark.parametrize("schedule", catalog.SCHEDULES)
+def test_a_large_problem_is_judged_by_a_sample(a100: Gpu, schedule: str) -> None:
+    found = accuracy(LARGE, a100, schedule)
+    assert 0 < found.max_error <= 2 * found.reference_error + 2**-7
+    assert (found.seqlen_q, found.seqlen_k) == (256, 256)
+    assert found.to_dict()["sample"] == {"heads": 1, "seqlen_q": 256, "seqlen_k": 256}
+
+
+@pytest.mark.parametrize("implementation", catalog.IMPLEMENTATIONS)
+@pytest.mark.parametrize("causal", [False, True])
+def test_implementations_too(a100: Gpu, implementation: str, causal: bool) -> None:
+    problem = Attention(1, 2, 100, 130, 40, causal=causal)
+    schedule = catalog.IMPLEMENTATIONS[implementation].schedule
+    found = accuracy(problem, a100, schedule, implementation)
+    assert math.isfinite(found.max_error)
+    assert found.max_error <= 2 * found.reference_error + 2**-9
+    assert (found.seqlen_q, found.seqlen_k) == (100, 130)
+
+
+def test_what_the_catalogue_refuses_has_no_error(a100: Gpu) -> None:
+    with pytest.raises(Refused, match="unknown schedule"):
+        accuracy(LARGE, a100, "flash9")

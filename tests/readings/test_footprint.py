@@ -1,0 +1,66 @@
+"""Device memory: by tensor, and its peak over the chain."""
+
+import pytest
+
+from fasim.hardware import Gpu, load
+from fasim.problem import Attention
+from fasim.readings.footprint import footprint, intermediates
+from fasim.schedules import catalog
+from tests.readings.chains import Tiles, build_pytorch
+
+GIB = 2**30
+
+
+def test_standard_holds_scores_and_probabilities(a100: Gpu) -> None:
+    problem = Attention(2, 3, 256, 512, 64)
+    query, key, scores = 2 * 3 * 256 * 64 * 2, 2 * 3 * 512 * 64 * 2, 2 * 3 * 256 * 512 * 2
+    found = footprint(catalog.plan(problem, a100, "standard").kernels)
+    assert found.by_tensor == {
+        "Q": query,
+        "K": key,
+        "S": scores,
+        "P": scores,
+        "V": key,
+        "O": query,
+    }
+    assert found.peak_bytes == 2 * query + 2 * key + 2 * scores
+    assert found.lives["Q"] == found.lives["O"] == (0, 2)
+    assert (found.lives["S"], found.lives["P"]) == ((0, 1), (1, 2))
+
+
+def test_the_peak_of_a_long_chain_is_not_the_sum() -> None:
+    """Eager PyTorch, causal: S is gone before P is there."""
+    problem = Attention(1, 4, 1024, 1024, 64, causal=True)
+    query, scores, mask = 4 * 1024 * 64 * 2, 4 * 1024 * 1024 * 2, 1024 * 1024 * 2
+    found = footprint(build_pytorch(problem, Tiles(64, 64)))
+    held_by_caller = 4 * query + mask
+    # While the mask is added: S, S_masked and the copy of V, as Q's and K's are done with.
+    assert found.peak_bytes == held_by_caller + 2 * scores + query
+    assert sum(found.by_tensor.values()) == held_by_caller + 3 * scores + 4 * query
+    kernels = build_pytorch(problem, Tiles(64, 64))
+    assert intermediates(kernels) == {
+        *("Q_copy", "K_copy", "V_copy"),
+        *("S", "S_masked", "P", "O_copy"),
+    }
+
+
+def test_what_a_kernel_reads_again_of_its_own_is_an_output(a100: Gpu) -> None:
+    kernels = catalog.plan(Attention(1, 1, 512, 512, 64), a100, "flash1").kernels
+    assert intermediates(kernels) == frozenset()
+
+
+def test_standard_at_64k_does_not_fit_24_gib() -> None:
+    gpu = load("rtx4090").gpu
+    problem = Attention(1, 16, 65536, 65536, 64)
+    standard = footprint(catalog.plan(problem, gpu, "standard").kernels)
+    assert standard.by_tensor["S"] == 128 * GIB
+    assert standard.peak_bytes > 256 * GIB > gpu.dram.capacity_bytes
+    assert footprint(catalog.plan(problem, gpu, "flash2").kernels).peak_bytes < GIB
+
+
+@pytest.mark.parametrize("schedule", ["flash1", "flash2"])
+def test_flash_is_linear_in_length(a100: Gpu, schedule: str) -> None:
+    rows = {"flash1": 2, "flash2": 1}[schedule]  # row_max and row_sum, or LSE
+    for n in (1024, 4096, 65536):
+        kernels = catalog.plan(Attention(2, 4, n, n, 64), a100, schedule).kernels
+        assert footprint(kernels).peak_bytes == 2 * 4 * n * (4 * 64 * 2 + rows * 4)
