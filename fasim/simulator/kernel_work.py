@@ -197,6 +197,8 @@ class _Builder:
             masked_cost: time of a masked iteration over that of a plain one.
         """
         loads = phase_bytes(self.record, self.memory)
+        # Blocks that see nothing load nothing: the others share what is loaded outside the loop.
+        loading = sum(kind.total > 0 for kind in trips.pattern) / len(trips.pattern)
         kinds = sorted(set(trips.pattern))
         classes = []
         chunks = 1
@@ -217,7 +219,7 @@ class _Builder:
                 BlockClass(
                     _name(kind),
                     prologue=phases.prologue(),
-                    prologue_dram_bytes=round(loads.prologue),
+                    prologue_dram_bytes=round(loads.prologue / loading),
                     loop=rate,
                     trips=length,
                     loop_dram_bytes=loop_bytes,
