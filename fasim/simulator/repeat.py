@@ -54,7 +54,6 @@ class Repeater:
         self.repetition: Repetition = "none"
         self.repeated_blocks = 0
         mixed = len(set(work.pattern)) > 1
-        self.uniform = not mixed
         self.pattern_blocks = len(work.pattern) if mixed else 1  # a state is of one of them
         self.stride = -(-work.slots // self.pattern_blocks) * self.pattern_blocks
         self.window = max(2, -(-WINDOW_BLOCKS // self.stride))  # in looks
@@ -69,7 +68,7 @@ class Repeater:
         """Skip if it is time to; return the count of issued blocks at which to look again."""
         gpu = self.gpu
         never = gpu.blocks + 1
-        if self.work.waves < EXACT_WAVES or not (self.has_slope or self.uniform):
+        if self.work.waves < EXACT_WAVES:
             return never
         for sm in gpu.sms:
             sm.advance(now)
