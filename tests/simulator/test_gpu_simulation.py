@@ -6,7 +6,6 @@ from unittest import mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from simpy.events import Timeout
 
 from fasim.simulator import gpu_simulation
