@@ -214,7 +214,7 @@ def test_a_run_waits_for_the_product_even_through_operations_that_cost_nothing(w
 
 
 def test_an_addition_takes_one_product_with_it():
-    def program(block, problem):
+    def program(block, _problem):
         rows = block.rows("m")
         x = block.load("X", rows)
         total = block.full(0.0, rows)
