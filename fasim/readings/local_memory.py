@@ -19,7 +19,8 @@ def local_bytes(record: Record) -> int:
     if not use.spilled_registers:
         return 0
     counter = Counter(record)
-    iterations = max(counter.executions(op) for op in record.once() if op.kind == "matmul")
+    products = [op for op in record.once() if op.kind == "matmul"]
+    iterations = max(map(counter.executions, products), default=0)
     once = (use.spilled_registers - use.spilled_in_loop) * record.kernel.blocks
     moved = once + use.spilled_in_loop * iterations
     return 2 * REGISTER_BYTES * use.threads * moved

@@ -66,13 +66,15 @@ def block_use(record: Record) -> BlockUse:
     besides, accumulators = _estimate_registers(record)
     registers = mapping.registers_per_thread or besides + accumulators
     spilled = max(0, registers - MAX_REGISTERS)
+    multiplies = any(op.kind == "matmul" for op in record.ops)
     allotted = -(-min(registers, MAX_REGISTERS) // REGISTER_ALLOCATION) * REGISTER_ALLOCATION
     return BlockUse(
         threads=mapping.threads,
         shared_memory_bytes=shared,
         registers_per_thread=allotted,
         spilled_registers=spilled,
-        spilled_in_loop=max(0, spilled - besides),
+        # A streaming kernel goes over its elements once: it has no loop to spill in.
+        spilled_in_loop=max(0, spilled - besides) if multiplies else 0,
     )
 
 

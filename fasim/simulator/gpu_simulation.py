@@ -24,7 +24,8 @@ from fasim.simulator.gpu_state import (
     GpuState,
     Sm,
 )
-from fasim.simulator.repeat import Repeater
+from fasim.simulator.own_pace import OwnPace, goes_at_its_own_pace
+from fasim.simulator.repeat import EXACT_WAVES, Repeater
 from fasim.simulator.result import ChainResult, KernelResult
 from fasim.simulator.timeline import Skip, Span, Timeline
 from fasim.simulator.work import KernelWork, add_along, add_charges
@@ -62,6 +63,20 @@ class GpuSimulation:
 
     def run(self) -> KernelResult:
         """Issue all blocks, wait for the last one, and say where the slots' time went."""
+        if self.repeater is not None and self.timeline is None and self._goes_at_its_own_pace():
+            fast = OwnPace(self.work, self.gpu)
+            ticks = fast.run()
+            self.events = fast.events
+            return self._result(ticks)
+        return self._event_by_event()
+
+    def _goes_at_its_own_pace(self) -> bool:
+        """Whether a grid is too short to repeat, yet long enough for the fast path to matter."""
+        assert self.repeater is not None
+        waves = EXACT_WAVES <= self.work.waves and not self.repeater.may_have_slope
+        return waves and goes_at_its_own_pace(self.work, self.gpu)
+
+    def _event_by_event(self) -> KernelResult:
         gpu, start = self.gpu, self.work.launch_ticks
         env = Environment(initial_time=start)
         for slot in range(self.work.blocks_per_sm):

@@ -47,7 +47,6 @@ class Kind:
     __slots__ = (
         "chunk_service",
         "chunk_units",
-        "dram_ticks",
         "epilogue_service",
         "epilogue_ticks",
         "full_ticks",
@@ -78,7 +77,6 @@ class Kind:
             self.chunk_service = [work.dram_ticks(transfer_bytes) for transfer_bytes in loads]
             units = block_class.trips * rate.iteration_units // TRIP_UNITS
             self.chunk_units = split_evenly(units, chunks)
-        self.dram_ticks = self.prologue_service + sum(self.chunk_service) + self.epilogue_service
         self.full_ticks = [
             sum(self.chunk_units[chunk:]) // self.speeds[-1]
             for chunk in range(len(self.chunk_units))
@@ -171,7 +169,6 @@ class GpuState:
 
     __slots__ = (
         "blocks",
-        "dram_ticks",
         "free_since",
         "free_slots",
         "issued",
@@ -199,7 +196,6 @@ class GpuState:
         self.sms = [Sm(index, work.launch_ticks) for index in range(work.sm_count)]
         self.issued = 0
         self.transfer = NO_TRANSFER  # the last on the DRAM channel: busy until its end
-        self.dram_ticks = 0  # for which the channel was asked to be busy so far
         self.order = 0  # of timers and wake-ups: ties are settled as they were made
         self.wait_ticks = 0  # of slots for DRAM, counted as the wait ends
         self.free_slots = 0  # slots with no further block, and the sum of since when
@@ -213,7 +209,6 @@ class GpuState:
 
     def request(self, service: int, now: int) -> Transfer:
         """Put `service` ticks on the DRAM channel: behind earlier ticks', among this one's."""
-        self.dram_ticks += service
         transfer = self.transfer
         if transfer.tick == now:
             transfer.end += service

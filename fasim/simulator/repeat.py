@@ -33,20 +33,15 @@ BURST_SHARE = Fraction(1, 20)  # of the slots' time that is waiting, from which 
 WINDOW_BLOCKS = 1024  # a window has at least so many, and two looks
 STEADY_MARGIN = 2000  # one part in so many
 MOST_WINDOWS = 6
-LOOPS, DRAM = 0, 1  # what limits a kernel; its progress there is the one that tells
-DRAM_BUSY = Fraction(19, 20)  # of the time, if DRAM is the limit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moment:
-    """What had been done by some tick: blocks issued, progress, slot-ticks (`counts()`).
-
-    Progress is measured twice: in loops, in ticks of a full SM, and in ticks DRAM was busy.
-    """
+    """What had been done by some tick: blocks issued, progress, slot-ticks (`counts()`)."""
 
     now: int
     issued: int
-    progress: tuple[int, int]
+    progress: int
     counts: list[int]
 
 
@@ -59,17 +54,13 @@ class Repeater:
         self.repetition: Repetition = "none"
         self.repeated_blocks = 0
         mixed = len(set(work.pattern)) > 1
-        self.uniform = not mixed
         self.pattern_blocks = len(work.pattern) if mixed else 1  # a state is of one of them
         self.stride = -(-work.slots // self.pattern_blocks) * self.pattern_blocks
         self.window = max(2, -(-WINDOW_BLOCKS // self.stride))  # in looks
         self.most_looks = MOST_WINDOWS * self.window
-        self.of_pattern = (
-            sum(kind.full_ticks[0] for kind in gpu.pattern),
-            sum(kind.dram_ticks for kind in gpu.pattern),
-        )
+        self.pattern_ticks = sum(kind.full_ticks[0] for kind in gpu.pattern)
         # Without loops to measure progress by, mixed blocks are simulated one by one.
-        self.has_slope = mixed and self.of_pattern[LOOPS] > 0 and work.waves >= SLOPE_WAVES
+        self.may_have_slope = mixed and self.pattern_ticks > 0 and work.waves >= SLOPE_WAVES
         self.seen: dict[tuple[int, ...], Moment] = {}
         self.moments: list[Moment] = []
 
@@ -77,12 +68,11 @@ class Repeater:
         """Skip if it is time to; return the count of issued blocks at which to look again."""
         gpu = self.gpu
         never = gpu.blocks + 1
-        if self.work.waves < EXACT_WAVES or not (self.has_slope or self.uniform):
+        if self.work.waves < EXACT_WAVES:
             return never
         for sm in gpu.sms:
             sm.advance(now)
-        dram_busy = gpu.dram_ticks - max(gpu.transfer.end - now, 0)
-        moment = Moment(now, gpu.issued, (self._loops_done(), dram_busy), gpu.counts(now))
+        moment = Moment(now, gpu.issued, self._progress(), gpu.counts(now))
         before = self.seen.setdefault(self._state(now), moment)
         if before is not moment:
             self._skip_periods(before, moment)
@@ -113,10 +103,12 @@ class Repeater:
         return tuple(state)
 
     def _has_slope(self, moment: Moment) -> bool:
-        """Whether the kernel is long enough for what a skip at a mean cost leaves to chance."""
-        waiting = moment.counts[0] - self.moments[0].counts[0]
-        bursts = waiting > BURST_SHARE * self.work.slots * (moment.now - self.moments[0].now)
-        return self.has_slope and (self.work.waves >= BURST_WAVES or not bursts)
+        """Whether a skip at a mean cost leaves little enough to chance."""
+        if not self.may_have_slope or self.work.waves >= BURST_WAVES:
+            return self.may_have_slope
+        first = self.moments[0]
+        slot_ticks = self.work.slots * (moment.now - first.now)
+        return moment.counts[0] - first.counts[0] <= BURST_SHARE * slot_ticks
 
     def _skip_periods(self, before: Moment, moment: Moment) -> None:
         """Repeat what passed between two equal states as often as it fits."""
@@ -137,48 +129,42 @@ class Repeater:
         if len(looks) <= 2 * window:
             return None
         first, middle, last = looks[-1 - 2 * window], looks[-1 - window], looks[-1]
-        limit = _limit(first, last)
         # Ticks per progress, without dividing: a/b ≈ c/d where a·d ≈ c·b.
-        before = (middle.now - first.now) * (last.progress[limit] - middle.progress[limit])
-        after = (last.now - middle.now) * (middle.progress[limit] - first.progress[limit])
+        before = (middle.now - first.now) * (last.progress - middle.progress)
+        after = (last.now - middle.now) * (middle.progress - first.progress)
         return middle if abs(after - before) * STEADY_MARGIN <= before else None
 
     def _skip_patterns(self, before: Moment, moment: Moment) -> None:
         """Skip patterns at the mean cost of the progress made between two moments.
 
-        Slot-ticks of loops and waits are scaled, fixed phases are known. Time follows:
-        slot-ticks over slots. Where DRAM limits, its time is scaled and the rest is waiting.
+        Only slot-ticks are scaled; fixed phases are known. Time follows: slot-ticks over slots.
         """
         work, gpu, pattern = self.work, self.gpu, self.pattern_blocks
         keep = max(work.slots, pattern)  # simulated at the end, so that the tail is real
         times = (gpu.blocks - moment.issued - keep) // pattern
         if times <= 0:
             return
-        fixed = times * sum(kind.prologue_ticks + kind.epilogue_ticks for kind in gpu.pattern)
-        loops = times * self.of_pattern[LOOPS]
-        loops_done = moment.progress[LOOPS] - before.progress[LOOPS]
+        done = moment.progress - before.progress
         counts = [
-            loops * (b - a) // loops_done for a, b in zip(before.counts, moment.counts, strict=True)
+            times * self.pattern_ticks * (b - a) // done
+            for a, b in zip(before.counts, moment.counts, strict=True)
         ]
-        rest = counts.index(max(counts))  # takes the fraction of a tick that each slot gets
-        if _limit(before, moment) == DRAM:
-            dram_done = moment.progress[DRAM] - before.progress[DRAM]
-            dram = times * self.of_pattern[DRAM] * (moment.now - before.now) // dram_done
-            counts[0] = max(0, dram * work.slots - fixed - sum(counts[1:]))
+        fixed = times * sum(kind.prologue_ticks + kind.epilogue_ticks for kind in gpu.pattern)
         ticks = -(-(fixed + sum(counts)) // work.slots)
-        counts[rest] += ticks * work.slots - fixed - sum(counts)
+        # Time is in whole ticks: the largest estimate takes the fraction, below a tick a slot.
+        counts[counts.index(max(counts))] += ticks * work.slots - fixed - sum(counts)
         gpu.skip(times * pattern, ticks, counts)
         self.repetition = "slope"
         self.repeated_blocks = times * pattern
 
-    def _loops_done(self) -> int:
+    def _progress(self) -> int:
         """Loop work done so far, in ticks of a full SM.
 
         A finer measure than the count of blocks: those in flight are counted in part.
         """
         gpu, kinds = self.gpu, self.gpu.pattern
         patterns, rest = divmod(gpu.issued, len(kinds))
-        done = patterns * self.of_pattern[LOOPS]
+        done = patterns * self.pattern_ticks
         done += sum(kind.full_ticks[0] for kind in kinds[:rest])
         for sm in gpu.sms:
             for block in sm.computing:
@@ -194,9 +180,3 @@ class Repeater:
 def _ahead(transfer: Transfer, now: int) -> tuple[int, int]:
     """Ticks until a transfer is through, and whether more requests may still join it."""
     return max(transfer.end - now, 0), int(transfer.tick == now)
-
-
-def _limit(before: Moment, after: Moment) -> int:
-    """Whether DRAM limits a kernel, as it hardly ever rests, or the loops do."""
-    dram_busy = after.progress[DRAM] - before.progress[DRAM]
-    return DRAM if dram_busy >= DRAM_BUSY * (after.now - before.now) else LOOPS

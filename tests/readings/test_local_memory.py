@@ -40,3 +40,12 @@ def test_no_spill_moves_nothing() -> None:
     problem = Attention(1, 2, 1024, 1024, 32)
     kernel = flash2_kernel(problem)
     assert local_bytes(record(kernel)) == 0
+
+
+def test_long_rows_of_a_streaming_kernel_spill_once_a_block() -> None:
+    problem = Attention(1, 1, 64, 65536, 64)
+    softmax = record(catalog.plan(problem, load("a100").gpu, "standard").kernels[1])
+    # 65,536 columns over 256 threads: 256 elements, and 24: 25 over.
+    use = block_use(softmax)
+    assert (use.spilled_registers, use.spilled_in_loop) == (25, 0)
+    assert local_bytes(softmax) == 2 * 4 * 25 * 256 * 64

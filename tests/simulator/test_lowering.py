@@ -204,12 +204,28 @@ def test_wgmma_is_one_asynchronous_item_at_the_tensor_rate():
     assert gpu.tensor_core.flops_per_clock.fp16 == 4096
 
 
-def test_a_run_waits_for_the_product_even_through_operations_that_cost_nothing():
-    """An unmasked tile's mask has no instructions; row_max still needs the scores."""
-    _, stream = lowered("a100", 128, wait_before=())
+@pytest.mark.parametrize("wait_before", [(), (("V", "row_max"),)])
+def test_a_run_waits_for_the_product_even_through_operations_that_cost_nothing(wait_before):
+    """An unmasked tile's mask has no instructions; row_max needs the scores all the same."""
+    _, stream = lowered("a100", 128, wait_before=wait_before)
     items = stream.plain.items
     first_max = next(item for item in items if item.name == "row_max")
     assert {items[index].name for index, _ in first_max.needs} == {"S"}
+
+
+def test_an_addition_takes_one_product_with_it():
+    def program(block, _problem):
+        rows = block.rows("m")
+        x = block.load("X", rows)
+        total = block.full(0.0, rows)
+        for others in block.loop("n"):
+            dots = block.matmul(x, block.load("Y", others).T, name="dots")
+            total = total + (dots * 2.0 + dots.exp2() * 3.0).row_sum()
+        block.store("total", total, rows)
+
+    items = distance_items(program=program)
+    assert sum(item.count for item in items if item.name == "mul") == 16  # an FMUL
+    assert sum(item.count for item in items if item.name == "add") == 16 + 2  # FFMAs, and total
 
 
 @pytest.mark.parametrize(

@@ -134,13 +134,13 @@ def repeated_cases(profiles_, sm_counts, bandwidths, head_dims, seqlens, batches
                                 problem = Attention(
                                     batch, heads, seqlen_q, seqlen_k, head_dim, causal=causal
                                 )
-                                yield small, problem, bandwidth
+                                yield small, problem
 
 
 def check_repetition(cases):
     """Compares every case in which waves were repeated; returns how many there were."""
     compared = 0
-    for profile, problem, bandwidth in cases:
+    for profile, problem in cases:
         plan = planned(profile, problem, "flash-attn-2")
         scenario = Scenario("kernel", "cold")
         (kernel,) = simulated(profile, plan, scenario).kernels
@@ -152,16 +152,14 @@ def check_repetition(cases):
             continue
         whole = simulated(profile, plan, scenario, repeat=False).kernels[0].result
         assert whole.repetition == "none"
-        if problem.causal:
-            # Far below any real ratio of bandwidth to FLOPs, blocks meet at DRAM in clumps, and
-            # where in a clump the last of them falls is worth up to a wave of the 100 and more.
-            within = 0.003 if bandwidth >= 0.25 else 0.006
-            assert kernel.result.ticks == pytest.approx(whole.ticks, rel=within), (
-                profile.label,
-                problem,
-            )
-        else:
-            assert kernel.result.ticks == whole.ticks, (profile.label, problem)
+        # Blocks that wait for DRAM for a fifth of the time (here at 1/25 of the bandwidth) come in
+        # clumps; where in one the last blocks fall is chance: 3 of 188 are off by 0.3 to 0.5 %.
+        waits = kernel.result.time_by_cause_s.get("dram", 0.0) / kernel.time_s
+        within = (0.003 if waits < 0.2 else 0.006) if problem.causal else 0
+        assert kernel.result.ticks == pytest.approx(whole.ticks, rel=within, abs=0), (
+            profile.label,
+            problem,
+        )
         compared += 1
     return compared
 
@@ -171,7 +169,7 @@ def test_repeated_waves_agree_with_every_block_simulated():
     some = [PROFILES[name] for name in ("a100-sxm4-80gb", "rtx4090")]
     uniform = repeated_cases(some, (12,), (1, 0.02), (64, 128), ragged, (8,), (False,))
     assert check_repetition(uniform) == 8
-    causal = repeated_cases(some, (12,), (1, 0.02), (64,), ((8190, 8191),), (8,), (True,))
+    causal = repeated_cases(some, (8,), (1, 0.025), (64,), ((8190, 8191),), (16,), (True,))
     assert check_repetition(causal) == 4
 
 
@@ -179,9 +177,9 @@ def test_repeated_waves_agree_with_every_block_simulated():
 def test_repeated_waves_agree_on_hundreds_of_problems():
     some = [PROFILES[n] for n in ("a100-sxm4-80gb", "h100-sxm5", "rtx4090", "l40s")]
     lengths = ((8192, 8192), (4100, 9000), (8190, 8191))
-    bandwidths = (1, 0.25, 0.1, 0.025)
+    bandwidths = (1, 0.25, 0.1, 0.04)
     uniform = repeated_cases(some, (12, 27), bandwidths, (64, 128), lengths, (16,), (False,))
-    causal = repeated_cases(some, (8, 12), bandwidths, (64, 128), lengths, (8,), (True,))
+    causal = repeated_cases(some, (7, 8), bandwidths, (64, 128), lengths, (16,), (True,))
     assert check_repetition(uniform) >= 100
     assert check_repetition(causal) >= 100
 

@@ -3,13 +3,14 @@ import pytest
 from fasim.hardware import load
 from fasim.problem import Attention
 from fasim.schedules.catalog import plan
+from fasim.schedules.plan import Options
 from fasim.schedules.record import record
 from fasim.simulator.lowering import main_loop
 from fasim.simulator.trips import Trips, grid_trips
 
 
 def trips(schedule, problem, tile):
-    (kernel,) = plan(problem, load("h100").gpu, schedule, None, tile).kernels
+    (kernel,) = plan(problem, load("h100").gpu, schedule, options=Options(tile)).kernels
     recorded = record(kernel)
     return grid_trips(recorded, main_loop(recorded))
 
