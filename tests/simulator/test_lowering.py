@@ -11,6 +11,7 @@ from fasim.problem import Attention
 from fasim.schedules.catalog import IMPLEMENTATIONS, SCHEDULES, plan
 from fasim.schedules.language import Kernel, Tensor
 from fasim.schedules.mapping import Mapping
+from fasim.schedules.plan import Options
 from fasim.schedules.record import record
 from fasim.simulator.loop_rates import stream_rate
 from fasim.simulator.lowering import lower, main_loop
@@ -42,7 +43,8 @@ OUTLIERS = {("a100", 256, "alu"): 0.35, ("h100", 128, "fp32"): 0.16}
 def lowered(gpu_name, head_dim, implementation="flash-attn-2", causal=False, **changes):
     gpu = load(gpu_name).gpu
     problem = Attention(1, 1, 4096, 4096, head_dim, causal=causal)
-    (kernel,) = plan(problem, gpu, None, implementation).kernels
+    options = Options(num_splits=1) if implementation == "flash-attn-2" else None
+    (kernel,) = plan(problem, gpu, None, implementation, options).kernels
     recorded = record(replace(kernel, mapping=replace(kernel.mapping, **changes)))
     return gpu, lower(recorded, gpu, main_loop(recorded))
 

@@ -109,14 +109,15 @@ def test_rows_shorter_than_a_sector_move_whole_sectors():
 
 
 def test_a_small_kernel_leaves_what_it_touched_and_a_large_one_sweeps_it_out():
-    gpu, [(_, exact)] = chain(problem=Attention(1, 1, 256, 256, 64))
+    gpu, [(record, exact)] = chain(problem=Attention(1, 1, 256, 256, 64))
     before = Residency({"earlier": 0.5})
-    after = residency_after(exact, gpu, before)
+    after = residency_after(record, exact, gpu, 216, before)
     assert after.of("earlier") == 0.5
     assert after.of("K") == 1
     assert after.of("never seen") == 0
-    gpu, [(_, exact)] = chain(problem=Attention(16, 32, 4096, 4096, 128))
-    assert residency_after(exact, gpu, before).of("earlier") == pytest.approx(0, abs=1e-6)
+    gpu, [(record, exact)] = chain(problem=Attention(16, 32, 4096, 4096, 128))
+    after = residency_after(record, exact, gpu, 216, before)
+    assert after.of("earlier") == pytest.approx(0, abs=1e-6)
 
 
 def test_partitions_each_keep_a_copy():
