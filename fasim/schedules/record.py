@@ -121,6 +121,8 @@ class _Recorder(Block):
 
     def pages(self, rows: Rows) -> Rows:
         each = self.kernel.page_rows
+        if not each:
+            raise ProgramError(f"no tensor of kernel {self.kernel.name} lies in pages")
         aligned = rows.tile % each == 0 or each % rows.tile == 0
         most = -(-rows.tile // each) if aligned else (rows.tile - 2) // each + 2
         return Rows("page", most, rows.owner)
