@@ -1,0 +1,108 @@
+"""Decode in time: K and V from DRAM once, splits fill the GPU, pages and combining cost."""
+
+from dataclasses import replace
+
+import pytest
+
+from fasim.hardware import Gpu, load
+from fasim.problem import Attention, Scenario
+from fasim.readings.traffic import total, traffic
+from fasim.schedules import catalog
+from fasim.schedules.plan import Options, Plan
+from fasim.simulator.simulate import SimulatedKernel, Simulation, simulate
+
+GQA = Attention(4, 32, 1, 8192, 128, 8)
+
+
+def simulated(plan: Plan, gpu: Gpu, l2: str = "warm") -> Simulation:
+    return simulate(plan, traffic(plan.kernels), gpu, Scenario(l2=l2))  # type: ignore[arg-type]
+
+
+def run(gpu: Gpu, problem: Attention, schedule: str, **options: object) -> Simulation:
+    taken = Options(**options)  # type: ignore[arg-type]
+    return simulated(catalog.plan(problem, gpu, schedule, options=taken), gpu)
+
+
+def read_bytes(kernel: SimulatedKernel, level: str) -> int:
+    access = getattr(kernel.memory, level)
+    return access["K"].read_bytes + access["V"].read_bytes
+
+
+@pytest.mark.parametrize("schedule", ["decode", "split_kv"])
+def test_the_cache_comes_from_dram_once_packed_or_not(a100: Gpu, schedule: str) -> None:
+    cache = 2 * 4 * 8 * 8192 * 128 * 2  # 128 MiB: it does not fit L2
+    packed = run(a100, GQA, schedule, pack_gqa=True).kernels[0]
+    apart = run(a100, GQA, schedule, pack_gqa=False).kernels[0]
+    assert read_bytes(packed, "l2") == cache
+    assert read_bytes(apart, "l2") == 4 * cache
+    for kernel in (packed, apart):
+        assert read_bytes(kernel, "dram") == pytest.approx(cache, rel=0.01)
+
+
+@pytest.mark.parametrize("gpu", ["a100", "h100", "l40s", "rtx4090"])
+@pytest.mark.parametrize("seqlen_k", [8192, 32768])
+def test_splitting_is_faster_for_long_keys_and_few_heads(gpu: str, seqlen_k: int) -> None:
+    machine = load(gpu).gpu
+    for batch in (1, machine.sm_count // 2 // 8):
+        problem = replace(GQA, batch=batch, seqlen_k=seqlen_k)
+        split, whole = (run(machine, problem, name) for name in ("split_kv", "decode"))
+        assert split.time_s < whole.time_s
+
+
+@pytest.mark.parametrize("page_size", [None, 16])
+def test_no_time_beats_the_roofline_and_the_stalls_sum_to_it(
+    a100: Gpu, page_size: int | None
+) -> None:
+    for problem in (GQA, replace(GQA, seqlen_q=5, causal=True), replace(GQA, seqlen_k=100)):
+        for schedule in ("decode", "split_kv"):
+            simulation = run(a100, problem, schedule, page_size=page_size)
+            for kernel in simulation.kernels:
+                assert kernel.time_s >= kernel.roofline_s
+            assert sum(simulation.stalls_s.values()) == pytest.approx(simulation.time_s)
+
+
+def test_more_keys_and_a_cold_cache_are_no_faster(a100: Gpu) -> None:
+    times = [
+        run(a100, replace(GQA, seqlen_k=keys), "decode").time_s for keys in range(1024, 9217, 1024)
+    ]
+    assert times == sorted(times)
+    plan = catalog.plan(replace(GQA, seqlen_k=512), a100, "split_kv")
+    assert simulated(plan, a100, "cold").time_s > simulated(plan, a100, "warm").time_s
+
+
+def test_the_paged_loop_is_within_10_percent_of_the_compiled_one(a100: Gpu) -> None:
+    """4884 and 6413 cycles for one and two blocks: FlashAttention-2's split kernel, d = 128."""
+    problem = Attention(1, 8, 1, 8192, 128)  # in L2, as the machine code was timed
+    first = run(a100, replace(problem, heads=1, kv_heads=1), "split_kv", page_size=256).kernels[0]
+    assert first.lowered.rates[0].cycles == pytest.approx(4884, rel=0.10)
+    assert first.lowered.rates[1].cycles == pytest.approx(6413, rel=0.10)
+
+
+def test_a_page_table_costs_two_latencies_before_the_first_tile(a100: Gpu) -> None:
+    problem = Attention(1, 8, 1, 128, 128)
+    plain, paged = (
+        run(a100, problem, "decode", page_size=size).kernels[0].lowered for size in (None, 16)
+    )
+
+    def prologue_ticks(work: object) -> int:
+        return sum(ticks for _, ticks in work.work.classes[0].prologue)  # type: ignore[attr-defined]
+
+    cycles = (prologue_ticks(paged) - prologue_ticks(plain)) / 1e12 * paged.clock_hz
+    assert cycles == pytest.approx(2 * a100.l2.far_latency_cycles, rel=0.01)
+
+
+def test_combining_takes_a_latency_a_split(a100: Gpu) -> None:
+    problem = Attention(1, 8, 1, 8192, 128)
+    few, many = (run(a100, problem, "split_kv", num_splits=n).kernels[1] for n in (4, 20))
+    assert few.record.kernel.name == "combine"
+    assert total(few.memory.dram).read_bytes == 0  # written a moment ago
+    cycles = (many.time_s - few.time_s) * many.lowered.clock_hz
+    assert cycles == pytest.approx(16 * (a100.l2.latency_cycles + 40), rel=0.01)
+
+
+def test_splits_of_unequal_length_are_simulated_as_they_are(a100: Gpu) -> None:
+    """Five tiles in four splits: two, two, one, none."""
+    problem = Attention(1, 8, 1, 5 * 128, 128)
+    work = run(a100, problem, "split_kv", num_splits=4).kernels[0].lowered.work
+    assert [work.classes[kind].trips // 1024 for kind in work.pattern] == [2, 2, 1, 0]
+    assert work.repeats == 8
