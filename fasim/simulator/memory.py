@@ -130,18 +130,7 @@ def _block_bytes(record: Record, tensor: Tensor) -> float:
             )
             if _bound_by_grid(record, tensor, axis):
                 share /= count
-        elif _dealt_out(record, tensor, axis):
-            share /= kernel.tile_count(axis)
     return share
-
-
-def _dealt_out(record: Record, tensor: Tensor, axis: str) -> bool:
-    """Whether a block goes round only its own part, by this grid axis, of a tensor's rows."""
-    loops = {
-        loop.number for loop in record.loops if loop.within is not None and loop.within.axis == axis
-    }
-    owners = {rows.owner for op in _accesses(record, tensor.name) for rows in op.rows.values()}
-    return bool(loops & owners)
 
 
 def _bound_by_grid(record: Record, tensor: Tensor, axis: str) -> bool:

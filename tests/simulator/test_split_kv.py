@@ -7,9 +7,14 @@ import pytest
 from fasim.hardware import Gpu, load
 from fasim.problem import Attention, Scenario
 from fasim.readings.traffic import total, traffic
-from fasim.schedules import catalog
+from fasim.schedules import catalog, split_kv
+from fasim.schedules.mapping import Mapping
 from fasim.schedules.plan import Options, Plan
+from fasim.schedules.record import record
+from fasim.schedules.tiling import Tiling
+from fasim.simulator.lowering import main_loop
 from fasim.simulator.simulate import SimulatedKernel, Simulation, simulate
+from fasim.simulator.trips import Trips, grid_trips
 
 GQA = Attention(4, 32, 1, 8192, 128, 8)
 
@@ -106,3 +111,29 @@ def test_splits_of_unequal_length_are_simulated_as_they_are(a100: Gpu) -> None:
     work = run(a100, problem, "split_kv", num_splits=4).kernels[0].lowered.work
     assert [work.classes[kind].trips // 1024 for kind in work.pattern] == [2, 2, 1, 0]
     assert work.repeats == 8
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("seqlen_q", "seqlen_k"), [(70, 300), (300, 300), (200, 90)])
+def test_splits_of_a_causal_problem_mask_the_tiles_on_the_diagonal(
+    packed: bool, seqlen_q: int, seqlen_k: int
+) -> None:
+    problem = Attention(1, 6, seqlen_q, seqlen_k, 64, 2, causal=True)
+    splits, tile_m, tile_n = 3, 32, 48
+    tiling = Tiling(tile_m, tile_n, num_splits=splits, pack_gqa=packed)
+    recorded = record(split_kv.kernels(problem, tiling, Mapping(2))[0])
+    group = 3 if packed else 1
+    tiles = -(-seqlen_k // tile_n)
+    part = -(-tiles // splits)
+    expected = []
+    for split in range(splits):
+        for start in range(0, seqlen_q * group, tile_m):
+            rows = range(start, min(start + tile_m, seqlen_q * group))
+            plain = masked = 0
+            for tile in range(split * part, min((split + 1) * part, tiles)):
+                keys = range(tile * tile_n, min((tile + 1) * tile_n, seqlen_k))
+                seen = [key - row // group <= seqlen_k - seqlen_q for row in rows for key in keys]
+                plain += all(seen)
+                masked += any(seen) and not all(seen)
+            expected.append(Trips(plain, masked))
+    assert grid_trips(recorded, main_loop(recorded)).pattern == tuple(expected)
