@@ -111,6 +111,9 @@ def test_compare_keeps_what_does_not_fit_and_lists_what_is_refused() -> None:
         ("profiles check /nowhere.yaml", "nowhere"),
         ("predikt", "predikt"),
         (f"predict {SMALL} --heads x", "--heads"),
+        (f"predict {SMALL} --schedule flash2 --num-splits 2", "it takes no --num-splits"),
+        (f"predict {SMALL} --page-size 0", "page_size is 0"),
+        ("kv-cache --layers 0 --kv-heads 8 --seqlen 1 --head-dim 64", "layers is 0"),
     ],
 )
 def test_bad_input_is_a_line_and_exit_status_2(line: str, said: str) -> None:
@@ -124,7 +127,7 @@ def test_bad_input_is_a_line_and_exit_status_2(line: str, said: str) -> None:
 
 
 def test_help_has_examples_and_version_is_printed() -> None:
-    for command in ("predict", "compare", "validate"):
+    for command in ("predict", "compare", "validate", "kv-cache", "study split-kv"):
         assert "Example" in fasim(f"{command} --help").stdout
     assert fasim("--version").stdout.startswith("fasim 0.")
 
@@ -147,6 +150,25 @@ def test_schedules_and_implementations_are_listed() -> None:
     listed = strict_json(fasim("implementations --json").stdout)["implementations"]
     assert [i["name"] for i in listed] == ["flash-attn-2", "pytorch"]
     assert all(i["source"] for i in listed)
+
+
+def test_decode_takes_splits_packed_heads_and_pages() -> None:
+    line = "--gpu a100 --heads 8 --kv-heads 2 --seqlen-q 1 --seqlen-k 4096 --head-dim 64"
+    options = "--num-splits 3 --no-pack-gqa --page-size 16"
+    prediction = strict_json(fasim(f"predict {line} --schedule split_kv {options} --json").stdout)
+    assert [kernel["grid"] for kernel in prediction["kernels"]] == [[1, 3, 8, 1], [1, 8, 1]]
+    assert prediction["traffic"]["global"]["by_tensor"]["page_table"]["read_bytes"] == 8 * 256 * 4
+    assert "3 splits of the keys, by --num-splits" in prediction["assumptions"]
+
+
+def test_the_cache_of_a_model_and_the_study_of_splits() -> None:
+    model = "--layers 32 --batch 16 --kv-heads 8 --seqlen 8192 --head-dim 128"
+    cache = strict_json(fasim(f"kv-cache {model} --gpu a100 --json").stdout)
+    assert (cache["bytes"], cache["fits"]) == (16 * 2**30, True)
+    assert strict_json(fasim(f"kv-cache {model} --json").stdout)["gpu"] is None
+    study = strict_json(fasim("study split-kv --gpu a100 --json").stdout)
+    assert study["rows"][-1]["speedup"] > 1
+    assert study["crossovers"][0]["seqlen_k"] < 8192
 
 
 def test_profile_commands() -> None:

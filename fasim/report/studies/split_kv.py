@@ -33,7 +33,7 @@ def split_kv_text(study: SplitKvStudy) -> str:
         (
             f"Decode on {study.gpu}: batch {problem.batch}, {problem.heads} heads "
             f"({problem.kv_heads} of keys and values), {problem.seqlen_q} queries, "
-            f"head dimension {problem.head_dim}, {problem.dtype}; {scenario_line(study.scenario)}",
+            f"head dimension {problem.head_dim}, {problem.dtype}\n{scenario_line(study.scenario)}",
             table(("keys", "splits", "decode", "split_kv", "speedup"), rows, left=0),
             table(
                 ("batch x kv_heads", "a SM", "splitting is faster from"),
