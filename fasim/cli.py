@@ -90,6 +90,10 @@ PackGqaOption = Annotated[
 PageSizeOption = Annotated[
     int | None, typer.Option(help="keys in a page of a paged K/V cache; contiguous if unset")
 ]
+WritesKvOption = Annotated[
+    bool,
+    typer.Option("--writes-kv", help="a kernel before writes the new keys and values to the cache"),
+]
 LaunchOption = Annotated[str, typer.Option(help="stream, graph or kernel (no launch cost)")]
 L2Option = Annotated[str, typer.Option(help="warm or cold, before the first kernel")]
 RunLengthOption = Annotated[
@@ -141,6 +145,7 @@ def predict(
     num_splits: NumSplitsOption = None,
     pack_gqa: PackGqaOption = None,
     page_size: PageSizeOption = None,
+    writes_kv: WritesKvOption = False,
     launch: LaunchOption = "stream",
     l2: L2Option = "warm",
     run_length: RunLengthOption = "sustained",
@@ -167,7 +172,7 @@ def predict(
         _scenario(launch, l2, run_length),
         schedule=schedule,
         implementation=implementation,
-        options=_options(tile, num_splits, pack_gqa, page_size),
+        options=_options(tile, num_splits, pack_gqa, page_size, writes_kv),
         timeline=trace is not None or level == "block",
     )
     if trace is not None:
@@ -203,6 +208,7 @@ def compare(
     num_splits: NumSplitsOption = None,
     pack_gqa: PackGqaOption = None,
     page_size: PageSizeOption = None,
+    writes_kv: WritesKvOption = False,
     launch: LaunchOption = "stream",
     l2: L2Option = "warm",
     run_length: RunLengthOption = "sustained",
@@ -220,7 +226,7 @@ def compare(
         _scenario(launch, l2, run_length),
         schedules=schedule or (),
         implementations=implementation or (),
-        options=_options(tile, num_splits, pack_gqa, page_size),
+        options=_options(tile, num_splits, pack_gqa, page_size, writes_kv),
     )
     _print(comparison.to_dict, lambda: comparison_text(comparison), as_json)
 
@@ -456,7 +462,11 @@ def _profile(name: str, overrides: list[str] | None) -> Profile:
 
 
 def _options(
-    tile: str | None, num_splits: int | None, pack_gqa: bool | None, page_size: int | None
+    tile: str | None,
+    num_splits: int | None,
+    pack_gqa: bool | None,
+    page_size: int | None,
+    writes_kv: bool,
 ) -> Options:
     from fasim.schedules.plan import Options
     from fasim.schedules.tiling import parse_tile
@@ -466,6 +476,7 @@ def _options(
         num_splits=num_splits,
         pack_gqa=pack_gqa,
         page_size=page_size,
+        writes_kv=writes_kv or None,
     )
 
 

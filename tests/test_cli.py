@@ -159,6 +159,11 @@ def test_decode_takes_splits_packed_heads_and_pages() -> None:
     assert [kernel["grid"] for kernel in prediction["kernels"]] == [[1, 3, 8, 1], [1, 8, 1]]
     assert prediction["traffic"]["global"]["by_tensor"]["page_table"]["read_bytes"] == 8 * 256 * 4
     assert "3 splits of the keys, by --num-splits" in prediction["assumptions"]
+    written = strict_json(
+        fasim(f"compare {line} --implementation flash-attn-2 --writes-kv --json").stdout
+    )
+    kernels = [kernel["name"] for kernel in written["predictions"][0]["kernels"]]
+    assert kernels == ["write_cache", "split_kv", "combine"]
 
 
 def test_the_cache_of_a_model_and_the_study_of_splits() -> None:

@@ -108,7 +108,8 @@ def _run_kernel(
 def random_inputs(problem: Attention, seed: int = 0, size: float = 1.0) -> dict[str, Array]:
     """Normally distributed Q, K and V of the problem's shapes, rounded to its dtype.
 
-    With them `mask` [seqlen_q, seqlen_k], 0 or −inf, for chains that add one.
+    With them `mask` [seqlen_q, seqlen_k], 0 or −inf, for chains that add one, and K_new and V_new
+    [batch, seqlen_q, kv_heads·head_dim] for those that write the cache.
 
     Args:
         size: standard deviation of the values.
@@ -119,6 +120,10 @@ def random_inputs(problem: Attention, seed: int = 0, size: float = 1.0) -> dict[
         "Q": (problem.batch, problem.heads, problem.seqlen_q, problem.head_dim),
         "K": keys,
         "V": keys,
+        **dict.fromkeys(
+            ("K_new", "V_new"),
+            (problem.batch, problem.seqlen_q, problem.kv_heads * problem.head_dim),
+        ),
     }
     inputs = {
         name: round_to((random.standard_normal(shape) * size).astype(np.float32), problem.dtype)

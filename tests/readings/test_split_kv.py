@@ -148,6 +148,25 @@ def test_the_cache_is_read_once_a_query_head_or_once_if_packed(
         assert level["LSE_partial"].write_bytes == rows * 4
 
 
+def test_writing_the_new_tokens_moves_them_twice(a100: Gpu) -> None:
+    problem = Attention(3, 8, 5, 100, 64, 2, causal=True)
+    kernels = catalog.plan(
+        problem, a100, implementation="flash-attn-2", options=Options(page_size=16, writes_kv=True)
+    ).kernels
+    assert kernels[0].name == "write_cache"
+    assert kernels[0].blocks == 3 * 5  # a block a token
+    tokens = 3 * 5 * 2 * 64 * 2
+    expected = {
+        f"{name}_{part}": (tokens, 0) if part == "new" else (0, tokens)
+        for name in "KV"
+        for part in ("new", "cached")
+    }
+    inputs = numerics.random_inputs(problem)
+    assert moved(traffic(kernels).kernels[0].global_) == expected
+    assert moved(numerics.run(kernels, inputs).kernels[0]) == expected
+    assert_right(problem, kernels, inputs)
+
+
 def test_memory_holds_whole_pages_and_the_partials(a100: Gpu) -> None:
     problem = Attention(2, 8, 1, 1000, 64, 2)
     options = Options(num_splits=3, page_size=256)

@@ -71,7 +71,8 @@ class LoopBody:
 
     def is_table(self, op: Op) -> bool:
         """Whether a load brings nothing but entries of a table, which tell where others lie."""
-        return op.kind == "load" and all(user.kind == "load" for user in self.used(op))
+        kinds = {user.kind for user in self.used(op)}
+        return op.kind == "load" and kinds == {"load"}
 
     def tile_bytes(self, op: Op) -> int:
         """Bytes of the tile that the block loads or stores."""
