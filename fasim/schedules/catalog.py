@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fasim.problem import Attention
 from fasim.schedules.fit import largest_fit, overflow
 from fasim.schedules.implementations import flash_attn_2, pytorch, textbook
-from fasim.schedules.plan import Entry, Options, Plan, Refused
+from fasim.schedules.plan import Entry, Options, Plan, Refused, flag, listed
 from fasim.schedules.tiling import Tiling
 
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ def plan(
     options = options or Options()
     if options.tile is not None:
         Tiling(*options.tile)  # refuses impossible sides, for GEMMs too
+    for name in options.given():
+        if name not in entry.takes:
+            taken = listed([flag(name) for name in entry.takes])
+            raise Refused(entry.name, f"it takes {taken}, not {flag(name)}")
     reason = entry.check(problem, gpu)
     if reason is not None:
         raise Refused(entry.name, reason)

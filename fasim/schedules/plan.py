@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from fasim.problem import DTYPE_BYTES, TENSOR_DTYPE, Attention
@@ -46,9 +46,17 @@ class Options:
 
     Attributes:
         tile: rows of Q × rows of K/V.
+        warps: warps of a block that compute.
+        stages: shared-memory buffers of K and of V.
     """
 
     tile: Tile | None = None
+    warps: int | None = None
+    stages: int | None = None
+
+    def given(self) -> list[str]:
+        """The names of those that are asked for."""
+        return [field.name for field in fields(self) if getattr(self, field.name) is not None]
 
 
 Build = Callable[[Attention, "Gpu", Options], Plan]
@@ -62,6 +70,7 @@ class Entry:
         title: what it is, in a line.
         needs: what it takes, in words, for `fasim schedules`.
         check: a reason to refuse the problem or the GPU, or None.
+        takes: the options it can be built with.
     """
 
     name: str
@@ -71,11 +80,17 @@ class Entry:
     needs: str
     build: Build
     check: Callable[[Attention, Gpu], str | None]
+    takes: tuple[str, ...] = ("tile",)
 
 
 def listed(names: Sequence[str]) -> str:
     """`a, b and c`."""
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def flag(option: str) -> str:
+    """An option as it is written on the command line."""
+    return "--" + option.replace("_", "-")
 
 
 def check_forward(problem: Attention, gpu: Gpu) -> str | None:

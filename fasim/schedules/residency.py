@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fasim.schedules.record import Record
+from fasim.problem import DTYPE_BYTES
+from fasim.schedules.record import Op, Record
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
@@ -29,7 +30,8 @@ class BlockUse:
     Attributes:
         shared_memory_bytes: buffers × full tiles, over the tensors that pass through it.
         registers_per_thread: as allotted: compiled or estimated, at most 255, in eights.
-        spilled_registers: of the estimate, those over 255: they live in local memory.
+        spilled_registers: of the estimate, those over what a thread can have (255, or what
+            setmaxnreg leaves it): they live in local memory.
     """
 
     threads: int
@@ -64,22 +66,36 @@ def block_use(record: Record) -> BlockUse:
     shared = 0
     for tensor in kernel.tensors:
         buffers = mapping.buffer_count(tensor.name)
+        if tensor.name in mapping.transposed:
+            buffers *= 2
         if buffers:
             loads = (op for op in record.once() if op.kind == "load" and op.name == tensor.name)
             tile = max((op.elements for op in loads), default=0)
             shared += buffers * tile * tensor.element_bytes
+    shared += sum(_operand_bytes(record, op) for op in record.once())
     registers = mapping.registers_per_thread or _estimate_registers(record)
+    spilled = max(0, registers - MAX_REGISTERS)
+    if mapping.computing_registers is not None:
+        spilled = max(0, _estimate_registers(record) - mapping.computing_registers)
     allotted = -(-min(registers, MAX_REGISTERS) // REGISTER_ALLOCATION) * REGISTER_ALLOCATION
     return BlockUse(
         threads=mapping.threads,
         shared_memory_bytes=shared,
         registers_per_thread=allotted,
-        spilled_registers=max(0, registers - MAX_REGISTERS),
+        spilled_registers=spilled,
     )
 
 
+def _operand_bytes(record: Record, op: Op) -> int:
+    """Shared memory of the computed operand of a matmul, where the mapping puts it there."""
+    if op.kind != "matmul" or op.name not in record.kernel.mapping.operands_in_shared_memory:
+        return 0
+    operand = record.ops[op.inputs[0]]
+    return operand.elements * DTYPE_BYTES[operand.dtype]
+
+
 def _estimate_registers(record: Record) -> int:
-    threads = record.kernel.mapping.threads
+    threads = 32 * record.kernel.mapping.warps
     matmuls = {op.name: op for op in record.once() if op.kind == "matmul"}
     if matmuls:
         accumulators = sum(op.elements for op in matmuls.values())
