@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
 from fasim.schedules.fit import largest_fit, overflow
-from fasim.schedules.implementations import flash_attn_2, pytorch, textbook
+from fasim.schedules.implementations import cudnn, flash_attn_2, flash_attn_3, pytorch, textbook
 from fasim.schedules.plan import Entry, Options, Plan, Refused, flag, listed
 from fasim.schedules.tiling import Tiling
 
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from fasim.hardware import Gpu
 
 
-SCHEDULES = {entry.name: entry for entry in textbook.ENTRIES}
-IMPLEMENTATIONS = {entry.name: entry for entry in (flash_attn_2.ENTRY, pytorch.ENTRY)}
+SCHEDULES = {entry.name: entry for entry in (*textbook.ENTRIES, flash_attn_3.SCHEDULE)}
+IMPLEMENTATIONS = {
+    entry.name: entry
+    for entry in (flash_attn_2.ENTRY, flash_attn_3.ENTRY, cudnn.ENTRY, pytorch.ENTRY)
+}
 
 
 def find(name: str, entries: dict[str, Entry], kind: str) -> Entry:
@@ -31,6 +34,18 @@ def find(name: str, entries: dict[str, Entry], kind: str) -> Entry:
     close = difflib.get_close_matches(name, entries, 1)
     hint = f"did you mean {close[0]}? " if close else ""
     raise Refused(name, f"unknown {kind}; {hint}there are {', '.join(entries)}")
+
+
+def _check_options(entry: Entry, options: Options) -> None:
+    """Refuses options that the entry does not take, and numbers below 1."""
+    for name in options.given():
+        if name not in entry.takes:
+            taken = listed([flag(other) for other in entry.takes])
+            only = f", only {taken}" if taken else ""
+            raise Refused(entry.name, f"it does not take {flag(name)}{only}")
+        value = getattr(options, name)
+        if isinstance(value, int) and value < 1:
+            raise Refused(entry.name, f"{flag(name)} is {value}; it must be 1 or more")
 
 
 def plan(
@@ -64,10 +79,7 @@ def plan(
     options = options or Options()
     if options.tile is not None:
         Tiling(*options.tile)  # refuses impossible sides, for GEMMs too
-    for name in options.given():
-        if name not in entry.takes:
-            taken = listed([flag(name) for name in entry.takes])
-            raise Refused(entry.name, f"it takes {taken}, not {flag(name)}")
+    _check_options(entry, options)
     reason = entry.check(problem, gpu)
     if reason is not None:
         raise Refused(entry.name, reason)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 TENSOR_KERNEL_REGISTERS = 88
 # wgmma takes its operands from shared memory: no fragments, and TMA needs no addresses.
 WGMMA_KERNEL_REGISTERS = 40
+# Warps that only compute, beside producers: row_max, row_sum, loop state.
+SPECIALISED_KERNEL_REGISTERS = 24
 # A streaming kernel: addresses and loop state besides the elements it holds.
 STREAMING_KERNEL_REGISTERS = 24
 REGISTER_ALLOCATION = 8  # registers a thread are allotted in eights (CUDA occupancy rules)
@@ -100,6 +102,8 @@ def _estimate_registers(record: Record) -> int:
     if matmuls:
         accumulators = sum(op.elements for op in matmuls.values())
         asynchronous = record.kernel.mapping.matrix_unit == "wgmma"
+        if record.kernel.mapping.producer_warps:
+            return SPECIALISED_KERNEL_REGISTERS + -(-accumulators // threads)
         besides = WGMMA_KERNEL_REGISTERS if asynchronous else TENSOR_KERNEL_REGISTERS
         return besides + -(-accumulators // threads)
     widest = max(op.elements for op in record.once())
