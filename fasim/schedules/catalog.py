@@ -36,18 +36,6 @@ def find(name: str, entries: dict[str, Entry], kind: str) -> Entry:
     raise Refused(name, f"unknown {kind}; {hint}there are {', '.join(entries)}")
 
 
-def _check_options(entry: Entry, options: Options) -> None:
-    """Refuses options that the entry does not take, and numbers below 1."""
-    for name in options.given():
-        if name not in entry.takes:
-            taken = listed([flag(other) for other in entry.takes])
-            only = f", only {taken}" if taken else ""
-            raise Refused(entry.name, f"it does not take {flag(name)}{only}")
-        value = getattr(options, name)
-        if isinstance(value, int) and value < 1:
-            raise Refused(entry.name, f"{flag(name)} is {value}; it must be 1 or more")
-
-
 def plan(
     problem: Attention,
     gpu: Gpu,
@@ -79,7 +67,10 @@ def plan(
     options = options or Options()
     if options.tile is not None:
         Tiling(*options.tile)  # refuses impossible sides, for GEMMs too
-    _check_options(entry, options)
+    for name in options.given:
+        if name not in entry.takes:
+            taken = listed([flag(other) for other in entry.takes])
+            raise Refused(entry.name, f"it takes no {flag(name)}{taken and f', only {taken}'}")
     reason = entry.check(problem, gpu)
     if reason is not None:
         raise Refused(entry.name, reason)

@@ -28,8 +28,8 @@ class Mapping:
             softmax in between runs beside them (FlashAttention-3, intra-warpgroup overlap).
         ping_pong: warpgroups take turns at the tensor cores, so that one's softmax runs beside
             the other's products.
-        operands_in_registers: computed operands a matmul takes from registers (P in PV).
-        operands_in_shared_memory: matmuls whose computed operand is written there first.
+        operands_in_registers: matmuls that take their left operand from registers, where it
+            was computed (P in PV); one not named passes through shared memory.
         transposed: tensors whose tiles are transposed in shared memory, into as many buffers
             more (wgmma reads one-byte operands along the contracted side only).
         multicast: (tensor, blocks of a cluster that fetch its tiles together): L2 is read once.
@@ -56,7 +56,6 @@ class Mapping:
     delayed: tuple[str, ...] = ()
     ping_pong: bool = False
     operands_in_registers: tuple[str, ...] = ()
-    operands_in_shared_memory: tuple[str, ...] = ()
     transposed: tuple[str, ...] = ()
     multicast: tuple[tuple[str, int], ...] = ()
     registers_per_thread: int | None = None

@@ -89,10 +89,12 @@ def block_use(record: Record) -> BlockUse:
 
 
 def _operand_bytes(record: Record, op: Op) -> int:
-    """Shared memory of the computed operand of a matmul, where the mapping puts it there."""
-    if op.kind != "matmul" or op.name not in record.kernel.mapping.operands_in_shared_memory:
+    """Shared memory of a matmul's computed left operand, unless that stays in registers."""
+    if op.kind != "matmul" or op.name in record.kernel.mapping.operands_in_registers:
         return 0
     operand = record.ops[op.inputs[0]]
+    if operand.kind == "load":
+        return 0
     return operand.elements * DTYPE_BYTES[operand.dtype]
 
 

@@ -80,7 +80,9 @@ def _plan(problem: Attention, options: Options, implementation: str | None) -> P
     kernels = flash3.kernels(problem, Tiling(*tile, descending=True), mapped, compiled)
     assumptions = []
     if compiled != problem.head_dim:
-        assumptions.append(f"head_dim {problem.head_dim} runs in the kernel compiled for {compiled}")
+        assumptions.append(
+            f"head_dim {problem.head_dim} runs in the kernel compiled for {compiled}"
+        )
     if problem.dtype == "fp8":
         assumptions.append("O of fp8 inputs is stored as bf16")
     return Plan("flash3", implementation, kernels, tile, tuple(assumptions))

@@ -100,9 +100,11 @@ class LoopBody:
 
     def is_staged(self, op: Op) -> bool:
         """Whether a computed operand goes to its product by way of shared memory."""
-        staged = self.mapping.operands_in_shared_memory
+        kept = self.mapping.operands_in_registers
         products = [use for use in self.used(op) if use.kind == "matmul"]
-        return any(use.name in staged and use.inputs[0] == op.index for use in products)
+        return op.kind != "load" and any(
+            use.inputs[0] == op.index and use.name not in kept for use in products
+        )
 
     # Where tiles are, and who works on them.
 

@@ -47,9 +47,8 @@ class Products:
         """
         if operand == 0 and op.name in self.mapping.operands_in_registers:
             return False
-        if operand == 0 and op.name in self.mapping.operands_in_shared_memory:
-            return True
-        return self.body.is_buffered(self.body.sources(op)[operand])
+        source = self.body.sources(op)[operand]
+        return self.body.is_buffered(source) or (operand == 0 and self.body.is_staged(source))
 
     def _mma(self, op: Op) -> None:
         """mma.sync: fragments come by ldmatrix, the next k-step's between this step's products.
