@@ -143,9 +143,9 @@ def test_a_prediction_opens_at_block_and_warp_level(tmp_path: Path) -> None:
 
 def test_schedules_and_implementations_are_listed() -> None:
     names = [s["name"] for s in strict_json(fasim("schedules --json").stdout)["schedules"]]
-    assert names == ["standard", "flash1", "flash2"]
+    assert names == ["standard", "flash1", "flash2", "flash3"]
     listed = strict_json(fasim("implementations --json").stdout)["implementations"]
-    assert [i["name"] for i in listed] == ["flash-attn-2", "pytorch"]
+    assert [i["name"] for i in listed] == ["flash-attn-2", "flash-attn-3", "cudnn", "pytorch"]
     assert all(i["source"] for i in listed)
 
 

@@ -69,8 +69,9 @@ def plan(
         Tiling(*options.tile)  # refuses impossible sides, for GEMMs too
     for name in options.given:
         if name not in entry.takes:
-            taken = listed([flag(other) for other in entry.takes])
-            raise Refused(entry.name, f"it takes no {flag(name)}{taken and f', only {taken}'}")
+            taken = [flag(other) for other in entry.takes]
+            only = f", only {listed(taken)}" if taken else ""
+            raise Refused(entry.name, f"it takes no {flag(name)}{only}")
     reason = entry.check(problem, gpu)
     if reason is not None:
         raise Refused(entry.name, reason)

@@ -83,6 +83,7 @@ def mapping(tile: tuple[int, int], head_dim: int, dtype: str, stages: int = 2) -
         delayed=("O",),
         ping_pong=groups > 1,
         operands_in_registers=("O",) if in_registers else (),
+        staged_in=(("O", "V"),),
         transposed=("V",) if element_bytes == 1 else (),
         registers_per_thread=at_launch,
         computing_registers=computing,

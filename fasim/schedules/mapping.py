@@ -32,6 +32,7 @@ class Mapping:
             was computed (P in PV); one not named passes through shared memory.
         transposed: tensors whose tiles are transposed in shared memory, into as many buffers
             more (wgmma reads one-byte operands along the contracted side only).
+        staged_in: (stored tensor, loaded tensor in whose buffers its tile leaves by TMA).
         multicast: (tensor, blocks of a cluster that fetch its tiles together): L2 is read once.
         registers_per_thread: as compiled, where a source gives it; otherwise estimated.
         computing_registers: what a computing thread has once the producers have given theirs up
@@ -57,6 +58,7 @@ class Mapping:
     ping_pong: bool = False
     operands_in_registers: tuple[str, ...] = ()
     transposed: tuple[str, ...] = ()
+    staged_in: tuple[tuple[str, str], ...] = ()
     multicast: tuple[tuple[str, int], ...] = ()
     registers_per_thread: int | None = None
     computing_registers: int | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fasim.problem import DTYPE_BYTES
+from fasim.schedules.language import Tensor
 from fasim.schedules.record import Op, Record
 
 if TYPE_CHECKING:
@@ -65,15 +66,7 @@ class Residency:
 def block_use(record: Record) -> BlockUse:
     """What a block of the recorded kernel occupies."""
     kernel, mapping = record.kernel, record.kernel.mapping
-    shared = 0
-    for tensor in kernel.tensors:
-        buffers = mapping.buffer_count(tensor.name)
-        if tensor.name in mapping.transposed:
-            buffers *= 2
-        if buffers:
-            loads = (op for op in record.once() if op.kind == "load" and op.name == tensor.name)
-            tile = max((op.elements for op in loads), default=0)
-            shared += buffers * tile * tensor.element_bytes
+    shared = sum(_tensor_bytes(record, tensor) for tensor in kernel.tensors)
     shared += sum(_operand_bytes(record, op) for op in record.once())
     registers = mapping.registers_per_thread or _estimate_registers(record)
     spilled = max(0, registers - MAX_REGISTERS)
@@ -86,6 +79,25 @@ def block_use(record: Record) -> BlockUse:
         registers_per_thread=allotted,
         spilled_registers=spilled,
     )
+
+
+def _tensor_bytes(record: Record, tensor: Tensor) -> int:
+    """Shared memory of a loaded tensor's buffers, which a stored one's tile may share."""
+    mapping = record.kernel.mapping
+    buffers = mapping.buffer_count(tensor.name)
+    if not buffers:
+        return 0
+    own = buffers * _tile_bytes(record, "load", tensor)
+    staged = [stored for stored, loaded in mapping.staged_in if loaded == tensor.name]
+    leaving = (_tile_bytes(record, "store", record.kernel.tensor(name)) for name in staged)
+    transposed = own if tensor.name in mapping.transposed else 0
+    return max((own, *leaving)) + transposed
+
+
+def _tile_bytes(record: Record, kind: str, tensor: Tensor) -> int:
+    """Bytes of the largest full tile of a tensor that a block loads or stores."""
+    ops = (op for op in record.once() if op.kind == kind and op.name == tensor.name)
+    return max((op.elements for op in ops), default=0) * tensor.element_bytes
 
 
 def _operand_bytes(record: Record, op: Op) -> int:
