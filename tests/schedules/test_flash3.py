@@ -203,7 +203,8 @@ def test_flash2_takes_other_warps_and_stages(a100: Gpu) -> None:
     ("gpu", "has"), [("a100", "cp_async"), ("b200-sxm", ""), ("rtx4090", "cp_async, fp8")]
 )
 @pytest.mark.parametrize(
-    "names", [{"schedule": "flash3"}, {"implementation": "flash-attn-3"}, {"implementation": "cudnn"}]
+    "names",
+    [{"schedule": "flash3"}, {"implementation": "flash-attn-3"}, {"implementation": "cudnn"}],
 )
 def test_other_gpus_are_refused(gpu: str, has: str, names: dict[str, str]) -> None:
     message = refusal(problem_of(128), load(gpu).gpu, **names)
