@@ -110,7 +110,7 @@ def test_warpgroups_take_turns_in_a_ring() -> None:
     assert len(roles) == 3
     barriers = [[i.barrier.name for i in role.items if i.barrier] for role in roles]
     assert barriers == [["turn 0", "turn 1"], ["turn 1", "turn 2"], ["turn 2", "turn 0"]]
-    begins = [[i.barrier.arrived for i in role.items if i.barrier][0] for role in roles]
+    begins = [next(i.barrier.arrived for i in role.items if i.barrier) for role in roles]
     assert begins == [1, 0, 0]
     assert {role.warps_per_scheduler for role in roles} == {1}
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _standard(problem: Attention, gpu: Gpu, options: Options) -> Plan:
-    gemm = cublas.gemm(gpu, problem.dtype, options.tile)
+    gemm = cublas.gemm(gpu, problem.dtype, options.tile or cublas.usual_tile(problem, gpu))
     warps, rows_per_block = pytorch.softmax_block(problem.seqlen_k)
     rows = Mapping(warps, matrix_unit="none", copy_unit="registers")
     kernels = standard.kernels(problem, gemm, rows, rows_per_block)
