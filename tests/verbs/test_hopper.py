@@ -129,7 +129,7 @@ def test_the_counter_of_causal_blocks_costs_a_launch() -> None:
 def test_short_runs_are_not_limited_by_power() -> None:
     problem = problem_of(8192)
     short, sustained = (time_of(problem, run_length=r) for r in ("short", "sustained"))
-    assert 0.7 < short / sustained < 0.95
+    assert 0.6 < short / sustained < 0.9
 
 
 def test_pairs_of_blocks_halve_what_leaves_l2() -> None:
