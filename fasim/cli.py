@@ -385,7 +385,8 @@ def _options(tile: str | None, warps: int | None, stages: int | None) -> Options
     from fasim.schedules.plan import Options
     from fasim.schedules.tiling import parse_tile
 
-    return Options(None if tile is None else parse_tile(tile), warps, stages)
+    rows_columns = None if tile is None else parse_tile(tile)
+    return Options(tile=rows_columns, warps=warps, stages=stages)
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -42,6 +42,7 @@ def kernels(
 
     Args:
         head_dim: of the compiled kernel, if it pads the problem's.
+        name: of the kernel.
         output_dtype: of O, if it is not that of the inputs.
     """
     dtype = problem.dtype

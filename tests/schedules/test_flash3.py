@@ -137,7 +137,9 @@ def test_cudnn_is_the_published_kernel_and_says_so() -> None:
 
 @pytest.mark.parametrize("names", [{"schedule": "flash3"}, {"implementation": "flash-attn-3"}])
 def test_other_tiles_and_stages(names: dict[str, str]) -> None:
-    plan = catalog.plan(problem_of(128), HOPPER, **names, options=Options((64, 96), 4, 3))
+    plan = catalog.plan(
+        problem_of(128), HOPPER, **names, options=Options((64, 96), warps=4, stages=3)
+    )
     mapping = plan.kernels[0].mapping
     assert (plan.tile, mapping.warps, mapping.buffers) == (
         (64, 96), 4, (("Q", 1), ("K", 3), ("V", 3)),
@@ -191,12 +193,14 @@ def test_options_that_others_do_not_take() -> None:
 
 
 def test_flash2_takes_other_warps_and_stages(a100: Gpu) -> None:
-    (kernel,) = catalog.plan(problem_of(128), a100, "flash2", options=Options(None, 8, 2)).kernels
+    (kernel,) = catalog.plan(
+        problem_of(128), a100, "flash2", options=Options(warps=8, stages=2)
+    ).kernels
     assert kernel.mapping.warps == 8
     assert kernel.mapping.buffer_count("K") == 2
-    assert refusal(problem_of(128), a100, schedule="flash2", options=Options((64, 64), 3)) == (
-        "flash2: 3 warps cannot share 64 rows, a multiple of 16 each; 1, 2, 4 would work"
-    )
+    assert refusal(
+        problem_of(128), a100, schedule="flash2", options=Options((64, 64), warps=3)
+    ) == ("flash2: 3 warps cannot share 64 rows, a multiple of 16 each; 1, 2, 4 would work")
 
 
 @pytest.mark.parametrize(
