@@ -169,6 +169,9 @@ class _Recorder(Block):
         wide = next((t for t in tiles if t.col_axis is not None), tile)
         return self.emit(kind, wide.row_axis, wide.col_axis, inputs=tiles)
 
+    def dtype(self, tensor: str) -> str:
+        return self.kernel.tensor(tensor).dtype
+
     def load(self, tensor: str, *rows: Rows) -> Tile:
         bound = self._bind(tensor, rows)
         sides = [bound[axis] for axis in self.kernel.tensor(tensor).axes if axis in bound]

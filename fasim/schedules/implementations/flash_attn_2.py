@@ -63,7 +63,7 @@ def _one_large_block(gpu: Gpu) -> bool:
     return memory.max_block_bytes >= large and memory.capacity_bytes < 2 * small
 
 
-def mapping(warps: int) -> Mapping:
+def mapping(warps: int, stages: int = 1) -> Mapping:
     """Four or eight warps, one buffer each for Q, K and V, no deeper pipeline.
 
     Per step: wait for K, barrier, issue V; S = QKᵀ; wait for V, barrier, issue the next K;
@@ -73,7 +73,7 @@ def mapping(warps: int) -> Mapping:
         warps=warps,
         matrix_unit="mma.sync",
         copy_unit="cp.async",
-        buffers=(("Q", 1), ("K", 1), ("V", 1)),
+        buffers=(("Q", 1), ("K", stages), ("V", stages)),
         wait_before=(("K", "S"), ("V", "row_max")),
         operands_in_registers=("O",),
         source=SOURCE,
@@ -84,9 +84,9 @@ def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
     compiled = kernel_head_dim(problem.head_dim)
     assert compiled is not None  # checked before
     tile_m, tile_n, warps = tile_of(gpu, compiled, problem.causal)
-    if options.tile is not None:
-        tile_m, tile_n = options.tile
-        warps = warps_for(options.tile, compiled)
+    if options.tile is not None or options.warps is not None:
+        tile_m, tile_n = options.tile or (tile_m, tile_n)
+        warps = warps_for((tile_m, tile_n), compiled, "flash-attn-2", options.warps)
     tiling = Tiling(tile_m, tile_n, descending=True)
     kernels = flash2.kernels(problem, tiling, mapping(warps), compiled)
     assumptions: tuple[str, ...] = ()
@@ -111,4 +111,5 @@ ENTRY = Entry(
     needs="fp16 or bf16, head_dim up to 256",
     build=_build,
     check=_check,
+    takes=("tile", "warps"),
 )
