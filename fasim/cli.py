@@ -78,6 +78,8 @@ DirectionOption = Annotated[str, typer.Option(help="forward, backward or both")]
 TileOption = Annotated[
     str | None, typer.Option(metavar="MxN", help="rows of Q x rows of K/V, for example 128x64")
 ]
+WarpsOption = Annotated[int | None, typer.Option(help="warps of a block that compute")]
+StagesOption = Annotated[int | None, typer.Option(help="shared-memory buffers of K and of V")]
 NumSplitsOption = Annotated[
     int | None, typer.Option(help="parts of the keys that have blocks of their own")
 ]
@@ -142,6 +144,8 @@ def predict(
     causal: CausalOption = False,
     direction: DirectionOption = "forward",
     tile: TileOption = None,
+    warps: WarpsOption = None,
+    stages: StagesOption = None,
     num_splits: NumSplitsOption = None,
     pack_gqa: PackGqaOption = None,
     page_size: PageSizeOption = None,
@@ -172,7 +176,7 @@ def predict(
         _scenario(launch, l2, run_length),
         schedule=schedule,
         implementation=implementation,
-        options=_options(tile, num_splits, pack_gqa, page_size, writes_kv),
+        options=_options(tile, warps, stages, num_splits, pack_gqa, page_size, writes_kv),
         timeline=trace is not None or level == "block",
     )
     if trace is not None:
@@ -205,6 +209,8 @@ def compare(
     causal: CausalOption = False,
     direction: DirectionOption = "forward",
     tile: TileOption = None,
+    warps: WarpsOption = None,
+    stages: StagesOption = None,
     num_splits: NumSplitsOption = None,
     pack_gqa: PackGqaOption = None,
     page_size: PageSizeOption = None,
@@ -226,7 +232,7 @@ def compare(
         _scenario(launch, l2, run_length),
         schedules=schedule or (),
         implementations=implementation or (),
-        options=_options(tile, num_splits, pack_gqa, page_size, writes_kv),
+        options=_options(tile, warps, stages, num_splits, pack_gqa, page_size, writes_kv),
     )
     _print(comparison.to_dict, lambda: comparison_text(comparison), as_json)
 
@@ -463,6 +469,8 @@ def _profile(name: str, overrides: list[str] | None) -> Profile:
 
 def _options(
     tile: str | None,
+    warps: int | None,
+    stages: int | None,
     num_splits: int | None,
     pack_gqa: bool | None,
     page_size: int | None,
@@ -472,7 +480,9 @@ def _options(
     from fasim.schedules.tiling import parse_tile
 
     return Options(
-        None if tile is None else parse_tile(tile),
+        tile=None if tile is None else parse_tile(tile),
+        warps=warps,
+        stages=stages,
         num_splits=num_splits,
         pack_gqa=pack_gqa,
         page_size=page_size,

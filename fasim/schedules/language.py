@@ -256,6 +256,10 @@ class Block(ABC):
         """The pages that hold rows of "k", as a range of "page"."""
 
     @abstractmethod
+    def dtype(self, tensor: str) -> str:
+        """What a tensor is declared as: a tile is rounded to it before it is stored."""
+
+    @abstractmethod
     def load(self, tensor: str, *rows: Rows, through: Tile | None = None) -> Tile:
         """A tile from global memory, read when it is first used.
 

@@ -51,6 +51,8 @@ class Options:
 
     Attributes:
         tile: rows of Q × rows of K/V.
+        warps: warps of a block that compute.
+        stages: shared-memory buffers of K and of V.
         num_splits: parts of the keys that have blocks of their own.
         pack_gqa: whether the query heads of a group share a tile.
         page_size: keys in a page of a paged K/V cache; contiguous if not given.
@@ -58,13 +60,15 @@ class Options:
     """
 
     tile: Tile | None = None
+    warps: int | None = None
+    stages: int | None = None
     num_splits: int | None = None
     pack_gqa: bool | None = None
     page_size: int | None = None
     writes_kv: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("num_splits", "page_size"):
+        for name in ("warps", "stages", "num_splits", "page_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ProblemError(f"{name} is {value}; it must be a whole number of 1 or more")
@@ -120,9 +124,26 @@ def check_forward(problem: Attention, gpu: Gpu) -> str | None:
     return None
 
 
-def warps_for(tile: Tile, head_dim: int) -> int:
-    """Four warps, or eight where four could not hold the accumulators; 16 rows a warp at least."""
+def warps_for(tile: Tile, head_dim: int, name: str = "", asked: int | None = None) -> int:
+    """Four warps, or eight where four could not hold the accumulators; 16 rows a warp at least.
+
+    Args:
+        name: what to call in a refusal.
+        asked: a number to take instead.
+
+    Raises:
+        Refused: so many warps cannot share the rows of the tile, 16 or a multiple each.
+    """
     rows, columns = tile
+    if asked is not None:
+        if rows % (16 * asked):
+            fitting = [n for n in range(1, rows // 16 + 1) if rows % (16 * n) == 0]
+            raise Refused(
+                name,
+                f"{asked} warps cannot share {rows} rows, a multiple of 16 each; "
+                f"{', '.join(map(str, fitting))} would work",
+            )
+        return asked
     accumulators_per_thread = rows * (columns + head_dim) // 128
     wanted = 4 if accumulators_per_thread <= 192 else 8
     return max(1, min(wanted, rows // 16))

@@ -73,7 +73,7 @@ class GpuSimulation:
     def _goes_at_its_own_pace(self) -> bool:
         """Whether a grid is too short to repeat, yet long enough for the fast path to matter."""
         assert self.repeater is not None
-        waves = EXACT_WAVES <= self.work.waves and not self.repeater.may_have_slope
+        waves = self.work.waves >= EXACT_WAVES and not self.repeater.may_have_slope
         return waves and goes_at_its_own_pace(self.work, self.gpu)
 
     def _event_by_event(self) -> KernelResult:

@@ -25,12 +25,16 @@ NEVER = 1 << 100
 
 
 def goes_at_its_own_pace(work: KernelWork, gpu: GpuState) -> bool:
-    """Whether blocks are mixed, share one loop rate, load it in one go, and write nothing slow."""
+    """Whether blocks are mixed, load their one loop in one go, and end in an epilogue of its own.
+
+    An epilogue that takes no time, or waits for DRAM, would make the end of a loop an event for
+    other SMs.
+    """
     return (
         len(set(work.pattern)) > 1
         and len(gpu.rates) == 1
         and work.loop_chunks == 1
-        and not any(kind.epilogue_service for kind in gpu.pattern)
+        and not any(kind.epilogue_service or not kind.epilogue_ticks for kind in gpu.pattern)
     )
 
 

@@ -82,8 +82,11 @@ def compare(
 ) -> Comparison:
     """Predicts every schedule on every GPU; all schedules if none is named.
 
-    What a GPU cannot run, and what does not take an option, is listed as refused; what it cannot
-    hold stays with `fits` false.
+    What a GPU cannot run, or has no such option, is listed as refused; what a GPU cannot hold
+    stays with `fits` false.
+
+    Args:
+        options: tile, splits of the keys and so on, instead of each schedule's own.
 
     Raises:
         Refused: an unknown schedule or implementation.

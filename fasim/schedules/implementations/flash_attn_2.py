@@ -64,7 +64,7 @@ def _one_large_block(gpu: Gpu) -> bool:
     return memory.max_block_bytes >= large and memory.capacity_bytes < 2 * small
 
 
-def mapping(warps: int) -> Mapping:
+def mapping(warps: int, stages: int = 1) -> Mapping:
     """Four or eight warps, one buffer each for Q, K and V, no deeper pipeline.
 
     Per step: wait for K, barrier, issue V; S = QKᵀ; wait for V, barrier, issue the next K;
@@ -74,7 +74,7 @@ def mapping(warps: int) -> Mapping:
         warps=warps,
         matrix_unit="mma.sync",
         copy_unit="cp.async",
-        buffers=(("Q", 1), ("K", 1), ("V", 1)),
+        buffers=(("Q", 1), ("K", stages), ("V", stages)),
         wait_before=(("K", "S"), ("V", "row_max")),
         operands_in_registers=("O",),
         source=SOURCE,
@@ -100,9 +100,9 @@ def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
         said.append(split_kv.splits_said(splits, options.num_splits is None))
     else:
         rows, columns, warps = tile_of(gpu, compiled, problem.causal)
-    if options.tile is not None:
-        rows, columns = options.tile
-        warps = warps_for(options.tile, compiled)
+    if options.tile is not None or options.warps is not None:
+        rows, columns = options.tile or (rows, columns)
+        warps = warps_for((rows, columns), compiled, "flash-attn-2", options.warps)
     if chosen.pack_gqa:
         said.append(f"the {problem.group} query heads of a group are rows of one tile")
     if compiled != problem.head_dim:
@@ -135,5 +135,5 @@ ENTRY = Entry(
     needs="fp16 or bf16, head_dim up to 256",
     build=_build,
     check=_check,
-    takes=("tile", "num_splits", "pack_gqa", "page_size", "writes_kv"),
+    takes=("tile", "warps", "num_splits", "pack_gqa", "page_size", "writes_kv"),
 )

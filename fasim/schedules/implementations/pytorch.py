@@ -122,7 +122,7 @@ def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
 
 
 def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
-    gemm = cublas.gemm(gpu, problem.dtype, options.tile)
+    gemm = cublas.gemm(gpu, problem.dtype, options.tile or cublas.usual_tile(problem, gpu))
     return Plan("standard", "pytorch", kernels(problem, gemm), (gemm.tile_m, gemm.tile_n))
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _standard(problem: Attention, gpu: Gpu, options: Options) -> Plan:
-    gemm = cublas.gemm(gpu, problem.dtype, options.tile)
+    gemm = cublas.gemm(gpu, problem.dtype, options.tile or cublas.usual_tile(problem, gpu))
     warps, rows_per_block = pytorch.softmax_block(problem.seqlen_k)
     rows = Mapping(warps, matrix_unit="none", copy_unit="registers")
     kernels = standard.kernels(problem, gemm, rows, rows_per_block)
@@ -30,7 +30,7 @@ def _flash1(problem: Attention, gpu: Gpu, options: Options) -> Plan:
         elements = gpu.shared_memory.max_block_bytes // problem.element_bytes
         tile = flash1.paper_tile(elements, problem.head_dim)
     mapping = Mapping(
-        warps=warps_for(tile, problem.head_dim),
+        warps=warps_for(tile, problem.head_dim, "flash1", options.warps),
         buffers=(("Q", 1), ("K", 1), ("V", 1), ("O", 1)),
         wait_before=(("V", "O"),),
         operands_in_registers=("O",),
@@ -46,7 +46,8 @@ def _flash2(problem: Attention, gpu: Gpu, options: Options) -> Plan:
             tile = (64, 64)
         else:
             tile = flash_attn_2.tile_of(gpu, compiled, problem.causal)[:2]
-    mapping = flash_attn_2.mapping(warps_for(tile, problem.head_dim))
+    warps = warps_for(tile, problem.head_dim, "flash2", options.warps)
+    mapping = flash_attn_2.mapping(warps, options.stages or 1)
     kernels = flash2.kernels(problem, Tiling(*tile, descending=True), mapping)
     return Plan("flash2", None, kernels, tile)
 
@@ -103,6 +104,7 @@ ENTRIES = (
         needs="shared memory for a tile of Q, K, V and O; a block a head",
         build=_flash1,
         check=check_forward,
+        takes=("tile", "warps"),
     ),
     Entry(
         name="flash2",
@@ -112,6 +114,7 @@ ENTRIES = (
         needs="shared memory for a tile of Q, K and V; a block a row tile",
         build=_flash2,
         check=check_forward,
+        takes=("tile", "warps", "stages"),
     ),
     Entry(
         name="decode",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import ceil
 from typing import Literal
@@ -21,11 +21,12 @@ class Emitter:
         items: in the order of issue.
     """
 
-    def __init__(self, body: LoopBody, late_cycles: Mapping[str, float]) -> None:
-        self.gpu, self.body, self.late_cycles = body.gpu, body, late_cycles
+    def __init__(self, body: LoopBody) -> None:
+        self.gpu, self.body = body.gpu, body
         self.items: list[Item] = []
         self._makers: dict[int, list[int]] = {}  # operation → the items that make its parts
         self._free: dict[int, tuple[int, ...]] = {}  # operation without items → what it takes
+        self._late: list[tuple[int, int]] = []  # item, operation of the iteration before
 
     # Items. Each method returns the index of the item it appends.
 
@@ -35,8 +36,18 @@ class Emitter:
 
     def require(self, item: int, needed: int, iterations_back: int) -> None:
         """Lets an item wait for one that may come after it in the stream."""
-        needs = ((needed, iterations_back),)
+        needs = (*self.items[item].needs, (needed, iterations_back))
         self.items[item] = replace(self.items[item], needs=needs)
+
+    def require_earlier(self, item: int, op_index: int) -> None:
+        """Lets an item wait for what an operation made in the iteration before."""
+        self._late.append((item, op_index))
+
+    def finish(self) -> None:
+        """Binds items to what the iteration before made, once all of it is known."""
+        for item, op_index in self._late:
+            for needed in self.after((op_index,)):
+                self.require(item, needed, 1)
 
     def arithmetic(
         self,
@@ -113,7 +124,7 @@ class Emitter:
                 pipe,
                 count,
                 max(1, round(moved_bytes / (rate / self.gpu.sm.schedulers))),
-                0 if write else l2.latency_cycles + round(self.late_cycles.get(tensor, 0.0)),
+                0 if write else l2.latency_cycles + round(self.body.late_cycles.get(tensor, 0.0)),
                 _now(needs),
                 asynchronous=True,
                 cause="l2",
