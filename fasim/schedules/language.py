@@ -18,6 +18,9 @@ from fasim.schedules.mapping import Mapping
 
 LOG2_E = 1.4426950408889634
 
+# Axes that are taken one by one: a tile of a tensor has no side along them.
+ONE_BY_ONE = ("batch", "head", "kv_head", "group")
+
 
 class ProgramError(Exception):
     """A program that breaks a rule of the tile language."""
@@ -28,7 +31,8 @@ class Tensor:
     """A tensor in global memory, declared by the names of its axes.
 
     `axes` are names of the kernel's axes, outermost first: ("batch", "kv_head", "k", "d").
-    Grouped-query attention is the one word "kv_head" in place of "head".
+    Grouped-query attention is the one word "kv_head" in place of "head"; "group" counts the
+    query heads of one kv_head.
     """
 
     name: str
@@ -60,7 +64,7 @@ class Kernel:
         grid: axes whose tiles are the blocks, fastest-varying first: ("q", "batch", "head").
         lengths: elements along every axis.
         tiles: rows a block or a loop step takes of an axis; an axis not named is taken whole.
-        tensors: everything the program loads or stores.
+        tensors: everything the program loads, stores or reduces into.
         descending: axes whose loops run from the last tile to the first.
     """
 
@@ -88,7 +92,7 @@ class Kernel:
 
     def tile(self, axis: str) -> int:
         """Rows of one tile of `axis`; batch and heads go one by one."""
-        if axis in ("batch", "head", "kv_head"):
+        if axis in ONE_BY_ONE:
             return 1
         return self.tiles.get(axis, self.lengths[axis])
 
@@ -219,6 +223,10 @@ class Block(ABC):
     @abstractmethod
     def store(self, tensor: str, tile: Tile, *rows: Rows) -> None:
         """A tile into global memory."""
+
+    @abstractmethod
+    def reduce(self, tensor: str, tile: Tile, *rows: Rows) -> None:
+        """An FP32 tile added to global memory, atomically; blocks may add to the same place."""
 
     @abstractmethod
     def full(self, value: float, rows: Rows, cols: Rows | None = None) -> Tile:

@@ -23,11 +23,13 @@ class Mapping:
             registers.
         wait_before: (tensor, name of the matmul before which it must have arrived). A tensor
             not named is waited for at its first use.
-        operands_in_registers: computed operands a matmul takes from registers (P in PV).
+        operands_in_registers: matmuls that take their left operand from registers, where it
+            was computed (P in PV); one not named passes through shared memory.
         registers_per_thread: as compiled, where a source gives it; otherwise estimated.
         instructions_per_element: for streaming kernels whose compiled length is known:
             issued instructions per element; the program's own count otherwise.
         warp_grid: rows × columns of warps over a tile of a product; all over rows if not given.
+        warp_grids: (name of a matmul, its warp_grid) of those that differ.
         block_order: `grid` (blockIdx order) or `reversed` (heaviest causal blocks first).
         source: where the facts come from.
     """
@@ -41,6 +43,7 @@ class Mapping:
     registers_per_thread: int | None = None
     instructions_per_element: float | None = None
     warp_grid: tuple[int, int] | None = None
+    warp_grids: tuple[tuple[str, tuple[int, int]], ...] = ()
     block_order: Literal["grid", "reversed"] = "grid"
     source: str = ""
 
@@ -48,9 +51,10 @@ class Mapping:
     def threads(self) -> int:
         return 32 * self.warps
 
-    def warp_tile(self, shape: tuple[int, int]) -> tuple[int, int]:
+    def warp_tile(self, shape: tuple[int, int], matmul: str = "") -> tuple[int, int]:
         """Rows and columns of a tile that one warp works on; 16 rows at least."""
-        down, across = self.warp_grid or (self.warps, 1)
+        usual = self.warp_grid or (self.warps, 1)
+        down, across = dict(self.warp_grids).get(matmul, usual)
         return max(min(16, shape[0]), shape[0] // down), max(1, shape[1] // across)
 
     def buffer_count(self, tensor: str) -> int:
