@@ -135,14 +135,14 @@ def gradient_bands(
 ) -> tuple[float, float, float]:
     """Rounding bands of dQ, dK and dV.
 
-    dS = P ∘ (dP − delta) is a difference that may cancel to nothing: of one key, always. What the
-    roundings of its two terms move is independent from term to term, and so adds up in squares.
+    dS = P ∘ (dP − delta) is a difference of sums that may cancel to nothing: of one key, always.
+    What roundings move is independent from product to product, and so adds up in squares.
     """
     p, _, _ = softmax(problem, q, k)
     queries, do = q.astype(np.float64), do.astype(np.float64)
     keys, values = (_heads(problem, x).astype(np.float64) for x in (k, v))
-    dp = do @ values.swapaxes(-1, -2)
-    terms = (p * (np.abs(dp) + np.abs((p * dp).sum(axis=-1, keepdims=True)))) ** 2
+    delta = (do**2 * (p @ values) ** 2).sum(axis=-1, keepdims=True)
+    terms = p**2 * (do**2 @ values.swapaxes(-1, -2) ** 2 + delta)
     dq = np.sqrt(terms @ keys**2) * problem.scale
     dk = np.sqrt(_group_sum(problem, terms.swapaxes(-1, -2) @ queries**2)) * problem.scale
     dv = _group_sum(problem, p.swapaxes(-1, -2) @ do)
