@@ -57,6 +57,10 @@ class Mapping:
         down, across = dict(self.warp_grids).get(matmul, usual)
         return max(min(16, shape[0]), shape[0] // down), max(1, shape[1] // across)
 
+    def in_registers(self, matmul: str) -> bool:
+        """Whether a matmul takes its left operand from the registers it was computed in."""
+        return matmul in self.operands_in_registers
+
     def buffer_count(self, tensor: str) -> int:
         """Shared-memory buffers of a tensor; 0 if it does not pass through shared memory."""
         return dict(self.buffers).get(tensor, 0)

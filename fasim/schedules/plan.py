@@ -78,10 +78,28 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
+Kernels = tuple[Kernel, ...]
+
+
+def chain_of(
+    problem: Attention, forward: Callable[[], Kernels], backward: Callable[[], Kernels]
+) -> Kernels:
+    """The kernels of the problem's direction: forward, backward, or one after the other."""
+    first = forward() if problem.direction != "backward" else ()
+    return first + (backward() if problem.direction != "forward" else ())
+
+
 def check_forward(problem: Attention, gpu: Gpu) -> str | None:
-    """Why a forward schedule cannot run this problem on this GPU; None if it can."""
+    """Why a schedule that only runs forward cannot take this problem; None if it can."""
     if problem.direction != "forward":
         return f"direction is {problem.direction}; it runs forward"
+    return check_dtype(problem, gpu)
+
+
+def check_dtype(problem: Attention, gpu: Gpu) -> str | None:
+    """Why a GPU cannot multiply the problem's dtype, or take its gradients; None if it can."""
+    if problem.dtype == "fp8" and problem.direction != "forward":
+        return f"direction is {problem.direction}; fp8 runs forward"
     rates = gpu.tensor_core.flops_per_clock
     if rates[TENSOR_DTYPE[problem.dtype]] is None:
         taken = [dtype for dtype in DTYPE_BYTES if rates[TENSOR_DTYPE[dtype]] is not None]

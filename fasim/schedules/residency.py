@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fasim.schedules.record import Record
+from fasim.problem import DTYPE_BYTES
+from fasim.schedules.record import Op, Record
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
@@ -27,7 +28,8 @@ class BlockUse:
     """What one block asks of an SM.
 
     Attributes:
-        shared_memory_bytes: buffers × full tiles, over the tensors that pass through it.
+        shared_memory_bytes: buffers × full tiles, over the tensors that pass through it, and
+            the computed tiles that products take from it.
         registers_per_thread: as allotted: compiled or estimated, at most 255, in eights.
         spilled_registers: of the estimate, those over 255: they live in local memory.
     """
@@ -68,6 +70,9 @@ def block_use(record: Record) -> BlockUse:
             loads = (op for op in record.once() if op.kind == "load" and op.name == tensor.name)
             tile = max((op.elements for op in loads), default=0)
             shared += buffers * tile * tensor.element_bytes
+    shared += sum(
+        op.elements * DTYPE_BYTES[op.dtype] for op in staged_operands(record) if op.iteration == 0
+    )
     registers = mapping.registers_per_thread or _estimate_registers(record)
     allotted = -(-min(registers, MAX_REGISTERS) // REGISTER_ALLOCATION) * REGISTER_ALLOCATION
     return BlockUse(
@@ -76,6 +81,24 @@ def block_use(record: Record) -> BlockUse:
         registers_per_thread=allotted,
         spilled_registers=max(0, registers - MAX_REGISTERS),
     )
+
+
+def staged_operands(record: Record) -> list[Op]:
+    """Computed tiles that a product takes from shared memory, as it cannot from registers.
+
+    A left operand stays in registers where the mapping says so; any other lies spread over
+    warps that do not need it, or transposed.
+    """
+    staged: dict[int, Op] = {}
+    for product in record.ops:
+        if product.kind != "matmul":
+            continue
+        left, right = (record.ops[index] for index in product.inputs[:2])
+        stays = record.kernel.mapping.in_registers(product.name)
+        for operand in (right,) if stays else (left, right):
+            if operand.kind != "load":
+                staged[operand.index] = operand
+    return list(staged.values())
 
 
 def _estimate_registers(record: Record) -> int:

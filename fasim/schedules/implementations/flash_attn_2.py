@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
-from fasim.schedules import flash2
+from fasim.schedules import flash2, flash2_backward
+from fasim.schedules.implementations import flash_attn_2_backward
 from fasim.schedules.mapping import Mapping
-from fasim.schedules.plan import Entry, Options, Plan, check_forward, listed, warps_for
+from fasim.schedules.plan import Entry, Options, Plan, chain_of, check_dtype, listed, warps_for
 from fasim.schedules.tiling import Tiling
 
 if TYPE_CHECKING:
@@ -84,15 +85,24 @@ def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
     compiled = kernel_head_dim(problem.head_dim)
     assert compiled is not None  # checked before
     tile_m, tile_n, warps = tile_of(gpu, compiled, problem.causal)
+    kernel = flash_attn_2_backward.kernel_of(gpu, compiled)
+    back, back_mapping = kernel.tile, flash_attn_2_backward.mapping(kernel)
     if options.tile is not None:
-        tile_m, tile_n = options.tile
+        back = tile_m, tile_n = options.tile
         warps = warps_for(options.tile, compiled)
-    tiling = Tiling(tile_m, tile_n, descending=True)
-    kernels = flash2.kernels(problem, tiling, mapping(warps), compiled)
+        back_mapping = flash_attn_2_backward.mapping_for(back)
+    forward = Tiling(tile_m, tile_n, descending=True)
+    backward = Tiling(*back, descending=True)
+    kernels = chain_of(
+        problem,
+        lambda: flash2.kernels(problem, forward, mapping(warps), compiled),
+        lambda: flash2_backward.kernels(problem, backward, back_mapping, compiled),
+    )
     assumptions: tuple[str, ...] = ()
     if compiled != problem.head_dim:
         assumptions = (f"head_dim {problem.head_dim} runs in the kernel compiled for {compiled}",)
-    return Plan("flash2", "flash-attn-2", kernels, (tile_m, tile_n), assumptions)
+    tile = back if problem.direction == "backward" else (tile_m, tile_n)
+    return Plan("flash2", "flash-attn-2", kernels, tile, assumptions)
 
 
 def _check(problem: Attention, gpu: Gpu) -> str | None:
@@ -100,7 +110,7 @@ def _check(problem: Attention, gpu: Gpu) -> str | None:
         return f"it takes {listed(DTYPES)}, not {problem.dtype}"
     if kernel_head_dim(problem.head_dim) is None:
         return f"it takes head_dim up to {HEAD_DIMS[-1]}, not {problem.head_dim}"
-    return check_forward(problem, gpu)
+    return check_dtype(problem, gpu)
 
 
 ENTRY = Entry(

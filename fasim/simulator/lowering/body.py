@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fasim.hardware.gpu import WARP
 from fasim.problem import DTYPE_BYTES
 from fasim.schedules.record import Op, Record
+from fasim.schedules.residency import staged_operands
 from fasim.simulator.lowering.instructions import REDUCTIONS, Arithmetic, instruction_cost
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class LoopBody:
             for index in op.inputs:
                 self.users.setdefault(index, []).append(op)
         self._fused = self._multiply_adds()
+        self._staged = {op.index for op in staged_operands(record)}
 
     def sources(self, op: Op) -> list[Op]:
         """The operations an operation takes its inputs from."""
@@ -68,6 +70,10 @@ class LoopBody:
     def is_buffered(self, op: Op) -> bool:
         """Whether this is a load into shared memory."""
         return op.kind == "load" and self.mapping.buffer_count(op.name) > 0
+
+    def is_staged(self, op: Op) -> bool:
+        """Whether a computed tile passes through shared memory into a product."""
+        return op.index in self._staged
 
     def tile_bytes(self, op: Op) -> int:
         """Bytes of the tile that the block loads or stores."""

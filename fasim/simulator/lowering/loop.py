@@ -13,6 +13,7 @@ from fasim.simulator.lowering.elementwise import Elementwise
 from fasim.simulator.lowering.emitter import Emitter
 from fasim.simulator.lowering.instructions import LOOP_INSTRUCTIONS, is_elementwise
 from fasim.simulator.lowering.products import Products
+from fasim.simulator.lowering.staging import Staging
 from fasim.simulator.stream import Stream
 
 if TYPE_CHECKING:
@@ -54,21 +55,27 @@ def _stream(body: LoopBody) -> tuple[Stream, int]:
     copies = Copies(body, emitter)
     products = Products(body, emitter, copies)
     elementwise = Elementwise(body, emitter)
+    staging = Staging(body, emitter)
     pending: list[Op] = []  # elementwise operations, kept until something else comes
     for position, op in enumerate(body.ops):
         if copies.waits_at(position) or not is_elementwise(op):
             elementwise.emit(pending)
+            staging.store(pending)
             pending = []
         copies.arrive(position)
         if is_elementwise(op):
             pending.append(op)
         elif op.kind == "matmul":
+            staging.join(op)
             products.emit(op)
         elif op.kind == "store":
             copies.store(op)
+        elif op.kind == "reduce":
+            staging.reduce(op)
         elif op.kind == "load" and not body.is_buffered(op):
             copies.load(op)
     elementwise.emit(pending)
+    copies.arrive(len(body.ops))
     copies.finish()
     emitter.arithmetic("alu", LOOP_INSTRUCTIONS, name="loop")
     per_scheduler = max(1, ceil(body.mapping.warps / body.gpu.sm.schedulers))

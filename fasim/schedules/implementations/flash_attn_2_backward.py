@@ -1,0 +1,111 @@
+"""The `flash-attn-2` package, backward: its tiles, warp layouts and mapping.
+
+Source: Dao-AILab/flash-attention, csrc/flash_attn/src/flash_bwd_launch_template.h; the table did
+not change from v2.0.0 to v2.8.3. Every tile is chosen by the shared memory a block may have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fasim.schedules.mapping import Mapping
+from fasim.schedules.plan import Tile
+
+if TYPE_CHECKING:
+    from fasim.hardware import Gpu
+
+SOURCE = "Dao-AILab/flash-attention v2.8.3, flash_bwd_launch_template.h"
+WARPS = 8
+KIB = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class BackwardKernel:
+    """One instantiation of the backward kernel.
+
+    Attributes:
+        least_bytes: shared memory a block must be able to have.
+        score_rows, key_rows, query_rows: warps over the rows of S and dP, of dK and dV, of dQ;
+            the rest of the eight lie side by side.
+        v_in_registers: V is read from shared memory once, and its place taken by P and dS.
+        q_buffers: two, where there is room.
+    """
+
+    tile: Tile
+    score_rows: int
+    key_rows: int
+    query_rows: int
+    v_in_registers: bool
+    q_buffers: int = 2
+    least_bytes: int = 0
+
+
+# Without dropout, by compiled head dimension; the first that fits is taken.
+_KERNELS: dict[int, tuple[BackwardKernel, ...]] = {
+    32: (BackwardKernel((128, 128), 4, 4, 4, True),),
+    64: (
+        BackwardKernel((128, 128), 4, 4, 4, False, least_bytes=144 * KIB),
+        BackwardKernel((64, 128), 2, 4, 4, True),
+    ),
+    96: (BackwardKernel((64, 128), 2, 4, 4, True),),
+    128: (
+        BackwardKernel((64, 128), 2, 4, 2, False, least_bytes=144 * KIB),
+        BackwardKernel((64, 64), 4, 2, 2, True),
+    ),
+    192: (
+        BackwardKernel((64, 64), 4, 2, 2, False, least_bytes=136 * KIB),
+        BackwardKernel((64, 64), 4, 2, 2, True, q_buffers=1),
+    ),
+    256: (
+        BackwardKernel((64, 64), 4, 2, 2, False, least_bytes=176 * KIB),
+        BackwardKernel((64, 64), 4, 2, 2, False, q_buffers=1, least_bytes=144 * KIB),
+        BackwardKernel((64, 32), 4, 1, 2, True, q_buffers=1),
+    ),
+}
+
+
+def kernel_of(gpu: Gpu, head_dim: int) -> BackwardKernel:
+    """The instantiation that runs a compiled head dimension.
+
+    Raises:
+        KeyError: there is none of that head dimension.
+    """
+    available = gpu.shared_memory.max_block_bytes
+    return next(kernel for kernel in _KERNELS[head_dim] if kernel.least_bytes <= available)
+
+
+def mapping(kernel: BackwardKernel) -> Mapping:
+    """Eight warps; P and dS pass through shared memory; registers allow one block an SM.
+
+    Per step: wait for Q and dO, barrier; S, dP; P and dS stored, barrier; dV; barrier, the next
+    dO issued; dQ added to global memory; dK.
+    """
+    keys = (kernel.key_rows, WARPS // kernel.key_rows)
+    queries = (kernel.query_rows, WARPS // kernel.query_rows)
+    v = () if kernel.v_in_registers else (("V", 1),)
+    return Mapping(
+        warps=WARPS,
+        matrix_unit="mma.sync",
+        copy_unit="cp.async",
+        buffers=(("Q", kernel.q_buffers), ("dO", 1), ("K", 1), *v),
+        wait_before=(("dO", "S"),),
+        registers_per_thread=255,
+        warp_grid=(kernel.score_rows, WARPS // kernel.score_rows),
+        warp_grids=(("dV", keys), ("dK", keys), ("dQ", queries)),
+        source=SOURCE,
+    )
+
+
+def mapping_for(tile: Tile) -> Mapping:
+    """The same for a tile that is in no table: eight warps, or as many as fragments of rows."""
+    rows, columns = tile
+    over_rows = _warps_over(rows)
+    over_keys = _warps_over(columns)
+    kernel = BackwardKernel(tile, over_rows, over_keys, over_rows, False)
+    return mapping(kernel)
+
+
+def _warps_over(rows: int) -> int:
+    """One, two or four: of fragments of 16 rows, as many as there are whole."""
+    return next(warps for warps in (4, 2, 1) if rows % (16 * warps) == 0)
