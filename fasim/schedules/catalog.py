@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
 from fasim.schedules.fit import largest_fit, overflow
-from fasim.schedules.implementations import flash_attn_2, pytorch, textbook
+from fasim.schedules.implementations import flash_attn_2, pytorch, textbook, triton
 from fasim.schedules.plan import Entry, Options, Plan, Refused
 from fasim.schedules.tiling import Tiling
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 SCHEDULES = {entry.name: entry for entry in textbook.ENTRIES}
-IMPLEMENTATIONS = {entry.name: entry for entry in (flash_attn_2.ENTRY, pytorch.ENTRY)}
+IMPLEMENTATIONS = {entry.name: entry for entry in (flash_attn_2.ENTRY, pytorch.ENTRY, triton.ENTRY)}
 
 
 def find(name: str, entries: dict[str, Entry], kind: str) -> Entry:
