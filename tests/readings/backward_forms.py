@@ -266,3 +266,29 @@ def standard_backward(shape: Shape, gemm: GemmTiles) -> list[Counted]:
         key_gradient(shape, gemm, "key_gradient", "dS", "Q", one_output(outputs, "K")),
         *group_sums(shape),
     ]
+
+
+def copy(source: str, target: str, size: int) -> Counted:
+    return both_levels(f"copy_{source}", {source: (size, 0), target: (0, size)})
+
+
+def pytorch_backward(shape: Shape, gemm: GemmTiles) -> list[Counted]:
+    """Autograd of `attention_pytorch`: 20 bytes a score of two bytes, and copies."""
+    once = shape.scores
+    product = {"P": (once, 0), "dP": (once, 0), "P_dP": (0, once)}
+    gradient = {"P_dP": (once, 0), "P": (once, 0), "dS": (0, once)}
+    outputs = key_outputs(shape, "dK_copy", "dV_copy")
+    return [
+        copy("dO", "dO_copy", shape.query),
+        key_gradient(shape, gemm, "value_gradient", "P", "dO_copy", one_output(outputs, "V")),
+        probability_gradient(shape, gemm, "dO_copy", "V_copy"),
+        both_levels("grad_output", product),
+        both_levels("softmax_gradient", gradient),
+        query_gradient(shape, gemm, "K_copy", "dQ_copy"),
+        key_gradient(shape, gemm, "key_gradient", "dS", "Q_copy", one_output(outputs, "K")),
+        copy("dQ_copy", "dQ", shape.query),
+        *(
+            group_sums(shape)
+            or [copy("dK_copy", "dK", shape.key), copy("dV_copy", "dV", shape.key)]
+        ),
+    ]

@@ -9,18 +9,24 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from fasim.hardware import Gpu
 from fasim.problem import Attention
 from fasim.readings import numerics, reference
 from fasim.readings.rounding import Array
 from fasim.readings.traffic import Level, traffic
 from fasim.schedules import (
+    catalog,
     flash1_backward,
     flash2_backward,
     standard_backward,
     two_pass,
 )
 from fasim.schedules.gradients import STREAMING
+from fasim.schedules.implementations import pytorch
+from fasim.schedules.language import Block, Kernel, ProgramError, Tensor
 from fasim.schedules.mapping import Mapping
+from fasim.schedules.plan import Options
+from fasim.schedules.record import record
 from fasim.schedules.tiling import Tiling
 from tests.readings import backward_forms as forms
 from tests.readings.backward_forms import Counted, GemmTiles
@@ -59,6 +65,10 @@ def build_standard(problem: Attention, tiles: Tiles) -> Kernels:
     return standard_backward.kernels(problem, gemm(tiles), STREAMING, rows_per_block=4)
 
 
+def build_pytorch(problem: Attention, tiles: Tiles) -> Kernels:
+    return pytorch.backward_kernels(problem, gemm(tiles))
+
+
 def gemm_tiles(tiles: Tiles) -> GemmTiles:
     return GemmTiles(tiles.tile_m, tiles.tile_n, tiles.k_step)
 
@@ -74,6 +84,7 @@ CHAINS: dict[str, tuple[Build, ClosedForm]] = {
     ),
     "two-pass": (build_two_pass, lambda s, t: forms.two_pass(s, t.tile_m, t.tile_n)),
     "standard": (build_standard, lambda s, t: forms.standard_backward(s, gemm_tiles(t))),
+    "pytorch": (build_pytorch, lambda s, t: forms.pytorch_backward(s, gemm_tiles(t))),
 }
 
 
@@ -144,3 +155,192 @@ def test_gradients_are_right_for_random_problems(
 ) -> None:
     problem = backward(problem)
     assert_right(problem, CHAINS[chain][0](problem, tiles), numerics.random_inputs(problem))
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Attention(1, 1, 1, 200, 64, causal=True),
+        Attention(1, 1, 200, 1, 64),
+        Attention(1, 2, 150, 50, 32, causal=True),
+        Attention(2, 6, 50, 64, 32, kv_heads=2, causal=True),
+        Attention(1, 8, 64, 64, 32, kv_heads=1, dtype="bf16"),
+    ],
+    ids=["one row", "one key", "rows that see nothing", "GQA", "MQA"],
+)
+def test_edges(chain: str, problem: Attention) -> None:
+    problem = backward(problem)
+    kernels = CHAINS[chain][0](problem, Tiles(32, 48))
+    tensors = assert_right(problem, kernels, numerics.random_inputs(problem))
+    unseen = max(0, problem.seqlen_q - problem.seqlen_k) if problem.causal else 0
+    assert (tensors["dQ"][:, :, :unseen] == 0).all()
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_blocks_in_another_order_give_the_same_bits_but_for_reductions(chain: str) -> None:
+    problem = backward(Attention(2, 4, 100, 90, 32, kv_heads=2, causal=True))
+    inputs = numerics.random_inputs(problem)
+    kernels = CHAINS[chain][0](problem, Tiles(32, 48))
+    one, other = (numerics.run(kernels, inputs, seed) for seed in (1, 2))
+    assert one.kernels == other.kernels
+    for name, values in one.tensors.items():
+        if "flash2" in chain and name in ("dQ_accum", "dQ"):
+            assert np.abs(values - other.tensors[name]).max() < 2**-8  # the order of FP32 sums
+        else:
+            np.testing.assert_array_equal(values, other.tensors[name], err_msg=name)
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_a_mapping_moves_no_byte_and_no_bit(chain: str) -> None:
+    problem = backward(Attention(1, 4, 100, 90, 32, kv_heads=2, causal=True))
+    inputs = numerics.random_inputs(problem)
+    kernels = CHAINS[chain][0](problem, Tiles(32, 48))
+    before, bytes_before = numerics.run(kernels, inputs), traffic(kernels)
+    buffers = tuple((name, 3) for name in ("Q", "K", "V", "O", "dO", "P", "dP", "dS", "dO_copy"))
+    for mapping in (
+        Mapping(8, "wgmma", "tma", buffers, operands_in_registers=("dV", "dK", "dQ")),
+        Mapping(8, buffers=buffers, warp_grid=(2, 4), warp_grids=(("dV", (4, 2)),)),
+        Mapping(1, "none", "registers", block_order="reversed", registers_per_thread=255),
+    ):
+        mapped = tuple(replace(kernel, mapping=mapping) for kernel in kernels)
+        assert traffic(mapped) == bytes_before
+        after = numerics.run(mapped, inputs)
+        assert after.kernels == before.kernels
+        for name, values in before.tensors.items():
+            np.testing.assert_array_equal(values, after.tensors[name], err_msg=name)
+
+
+# What the papers and the real kernels say.
+
+
+@pytest.mark.parametrize(("causal", "mebibytes"), [(False, 64), (True, 33)])
+def test_flash2_reduces_dq_once_a_key_tile(a100: Gpu, causal: bool, mebibytes: int) -> None:
+    """d = 128, 64 × 128, N = 4096: 32 key tiles × 2 MiB of FP32; causal sees 33 of 64 halves."""
+    problem = Attention(1, 1, 4096, 4096, 128, causal=causal, direction="backward")
+    plan = catalog.plan(problem, a100, implementation="flash-attn-2")
+    assert plan.tile == (64, 128)
+    moved_bytes = traffic(plan.kernels).global_["dQ_accum"]
+    assert moved_bytes.reduce_bytes == mebibytes * 2**20
+    # Zeroed before, read once after.
+    assert moved_bytes.write_bytes == moved_bytes.read_bytes == 2 * 2**20
+
+
+def test_five_products_or_seven(a100: Gpu) -> None:
+    problem = Attention(1, 2, 512, 512, 64, direction="backward")
+    one = 2 * 2 * 512 * 512 * 64
+    for schedule, products in (("standard", 4), ("flash1", 5), ("flash2", 5)):
+        plan = catalog.plan(problem, a100, schedule)
+        assert traffic(plan.kernels).flops.tensor_useful == products * one
+    plan = catalog.plan(problem, a100, implementation="triton")
+    assert traffic(plan.kernels).flops.tensor_useful == 7 * one
+    assert not any(access.reduce_bytes for access in traffic(plan.kernels).global_.values())
+
+
+def test_eager_pytorch_moves_twenty_bytes_a_score(a100: Gpu) -> None:
+    problem = Attention(1, 1, 1024, 1024, 64, direction="backward")
+    level = traffic(catalog.plan(problem, a100, implementation="pytorch").kernels).compulsory
+    of_scores = sum(level[name].total_bytes for name in ("P", "dP", "P_dP", "dS"))
+    assert of_scores == 20 * 1024 * 1024
+
+
+@pytest.mark.parametrize("name", [*catalog.SCHEDULES, *catalog.IMPLEMENTATIONS])
+@pytest.mark.parametrize("causal", [False, True])
+def test_forward_leaves_what_backward_needs(a100: Gpu, name: str, causal: bool) -> None:
+    problem = Attention(
+        1, 4, 130, 130, 64, kv_heads=2, dtype="bf16", causal=causal, direction="both"
+    )
+    named = {"schedule" if name in catalog.SCHEDULES else "implementation": name}
+    plan = catalog.plan(problem, a100, **named)
+    inputs = numerics.random_inputs(problem)
+    assert set(inputs) == {"Q", "K", "V", "mask", "dO"}
+    assert_right(problem, plan.kernels, inputs)
+    apart = [
+        catalog.plan(replace(problem, direction=direction), a100, **named).kernels
+        for direction in ("forward", "backward")
+    ]
+    assert [k.name for k in plan.kernels] == [k.name for chain in apart for k in chain]
+
+
+def test_a_tile_is_taken_in_both_directions(a100: Gpu) -> None:
+    problem = Attention(1, 1, 512, 512, 64, direction="both")
+    for schedule in ("flash1", "flash2"):
+        plan = catalog.plan(problem, a100, schedule, options=Options((64, 32)))
+        tiles = [k.tiles for k in plan.kernels if k.name.startswith("flash")]
+        assert len(tiles) == 2
+        assert all((t["q"], t["k"]) == (64, 32) for t in tiles)
+
+
+# Planted faults of reductions.
+
+PROBLEM = Attention(1, 1, 64, 64, 32)
+QUERIES = ("batch", "head", "q", "d")
+
+
+def reducing(program: Callable[[Block, Attention], None], dtype: str = "fp32") -> Kernel:
+    return Kernel(
+        name="planted",
+        program=program,
+        problem=PROBLEM,
+        grid=("k", "head", "batch"),
+        lengths={"batch": 1, "head": 1, "q": 64, "k": 64, "d": 32},
+        tiles={"q": 16, "k": 32},
+        tensors=(Tensor("Q", QUERIES, "fp16"), Tensor("sum", QUERIES, dtype)),
+        mapping=STREAMING,
+    )
+
+
+def add_q(block: Block, _: Attention) -> None:
+    for m_rows in block.loop("q"):
+        block.reduce("sum", block.load("Q", m_rows).to("fp32"), m_rows)
+
+
+def run_planted(*kernels: Kernel) -> numerics.NumericsResult:
+    return numerics.run(kernels, {"Q": numerics.random_inputs(PROBLEM)["Q"]})
+
+
+def zero(block: Block, _: Attention) -> None:
+    n_rows = block.rows("q")
+    block.store("sum", block.full(0.0, n_rows, block.all("d")), n_rows)
+
+
+def test_every_block_adds() -> None:
+    zeroing = replace(reducing(zero), grid=("q", "head", "batch"), name="zero")
+    run = run_planted(zeroing, reducing(add_q))
+    np.testing.assert_array_equal(run.tensors["sum"], 2 * run.tensors["Q"])
+    assert run.kernels[1]["sum"].reduce_bytes == 2 * 64 * 32 * 4
+
+
+def test_numerics_finds_missing_zeroing() -> None:
+    with pytest.raises(ProgramError, match="reduces into elements of sum that nothing has written"):
+        run_planted(reducing(add_q))
+
+
+def test_a_tensor_is_not_reduced_into_and_loaded_by_one_kernel() -> None:
+    def reads_it(block: Block, problem: Attention) -> None:
+        add_q(block, problem)
+        for m_rows in block.loop("q"):
+            block.store("Q", block.load("sum", m_rows).to("fp16"), m_rows)
+
+    with pytest.raises(ProgramError, match="reduces into sum and loads it too"):
+        record(reducing(reads_it))
+    zeroing = replace(reducing(zero), grid=("q", "head", "batch"))
+    with pytest.raises(ProgramError, match="sum, into which this kernel reduces"):
+        run_planted(zeroing, reducing(reads_it))
+
+
+def test_nor_stored() -> None:
+    def zeroes_it(block: Block, problem: Attention) -> None:
+        for m_rows in block.loop("q"):
+            block.store("sum", block.full(0.0, m_rows, block.all("d")), m_rows)
+        add_q(block, problem)
+
+    with pytest.raises(ProgramError, match="reduces into sum and stores it too"):
+        record(reducing(zeroes_it))
+    with pytest.raises(ProgramError, match="reduces into sum, which this kernel writes"):
+        run_planted(reducing(zeroes_it))
+
+
+def test_only_fp32_is_reduced() -> None:
+    with pytest.raises(ProgramError, match="both must be fp32"):
+        record(reducing(add_q, dtype="fp16"))
