@@ -89,6 +89,13 @@ def chain_of(
     return first + (backward() if problem.direction != "forward" else ())
 
 
+def backward_tile(problem: Attention, forward: Tile, backward: Tile) -> tuple[str, ...]:
+    """The assumption that says which tile backward takes, where a plan shows forward's."""
+    if problem.direction != "both" or forward == backward:
+        return ()
+    return (f"backward takes the tile {backward[0]}x{backward[1]}",)
+
+
 def check_forward(problem: Attention, gpu: Gpu) -> str | None:
     """Why a schedule that only runs forward cannot take this problem; None if it can."""
     if problem.direction != "forward":

@@ -110,7 +110,7 @@ def nonzero(counted: Bytes) -> Bytes:
 
 @pytest.mark.parametrize("chain", CHAINS)
 @given(problem=problems(), tiles=tile_sizes())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_traffic_numerics_and_closed_form_agree_byte_for_byte(
     chain: str, problem: Attention, tiles: Tiles
 ) -> None:

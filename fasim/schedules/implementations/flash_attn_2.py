@@ -12,7 +12,16 @@ from fasim.problem import Attention
 from fasim.schedules import flash2, flash2_backward
 from fasim.schedules.implementations import flash_attn_2_backward
 from fasim.schedules.mapping import Mapping
-from fasim.schedules.plan import Entry, Options, Plan, chain_of, check_dtype, listed, warps_for
+from fasim.schedules.plan import (
+    Entry,
+    Options,
+    Plan,
+    backward_tile,
+    chain_of,
+    check_dtype,
+    listed,
+    warps_for,
+)
 from fasim.schedules.tiling import Tiling
 
 if TYPE_CHECKING:
@@ -98,9 +107,10 @@ def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
         lambda: flash2.kernels(problem, forward, mapping(warps), compiled),
         lambda: flash2_backward.kernels(problem, backward, back_mapping, compiled),
     )
-    assumptions: tuple[str, ...] = ()
+    assumptions = backward_tile(problem, (tile_m, tile_n), back)
     if compiled != problem.head_dim:
-        assumptions = (f"head_dim {problem.head_dim} runs in the kernel compiled for {compiled}",)
+        padded = f"head_dim {problem.head_dim} runs in the kernel compiled for {compiled}"
+        assumptions = (padded, *assumptions)
     tile = back if problem.direction == "backward" else (tile_m, tile_n)
     return Plan("flash2", "flash-attn-2", kernels, tile, assumptions)
 

@@ -20,7 +20,16 @@ from fasim.schedules.implementations import (
     pytorch,
 )
 from fasim.schedules.mapping import Mapping
-from fasim.schedules.plan import Entry, Options, Plan, Tile, chain_of, check_dtype, warps_for
+from fasim.schedules.plan import (
+    Entry,
+    Options,
+    Plan,
+    Tile,
+    backward_tile,
+    chain_of,
+    check_dtype,
+    warps_for,
+)
 from fasim.schedules.tiling import Tiling
 
 if TYPE_CHECKING:
@@ -54,7 +63,9 @@ def _flash1(problem: Attention, gpu: Gpu, options: Options) -> Plan:
         lambda: flash1.kernels(problem, Tiling(*tile), mapping),
         lambda: flash1_backward.kernels(problem, Tiling(*back), _flash1_backward_mapping(back)),
     )
-    return Plan("flash1", None, kernels, back if problem.direction == "backward" else tile)
+    assumptions = backward_tile(problem, tile, back)
+    tile = back if problem.direction == "backward" else tile
+    return Plan("flash1", None, kernels, tile, assumptions)
 
 
 def _flash1_backward_mapping(tile: Tile) -> Mapping:
@@ -79,7 +90,9 @@ def _flash2(problem: Attention, gpu: Gpu, options: Options) -> Plan:
         lambda: flash2.kernels(problem, Tiling(*tile, descending=True), mapping),
         lambda: flash2_backward.kernels(problem, Tiling(*back, descending=True), back_mapping),
     )
-    return Plan("flash2", None, kernels, back if problem.direction == "backward" else tile)
+    assumptions = backward_tile(problem, tile, back)
+    tile = back if problem.direction == "backward" else tile
+    return Plan("flash2", None, kernels, tile, assumptions)
 
 
 ENTRIES = (

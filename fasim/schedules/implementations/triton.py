@@ -13,7 +13,16 @@ from fasim.problem import Attention
 from fasim.schedules import flash2, two_pass
 from fasim.schedules.language import Kernel
 from fasim.schedules.mapping import Mapping
-from fasim.schedules.plan import Entry, Options, Plan, chain_of, check_dtype, listed, warps_for
+from fasim.schedules.plan import (
+    Entry,
+    Options,
+    Plan,
+    backward_tile,
+    chain_of,
+    check_dtype,
+    listed,
+    warps_for,
+)
 from fasim.schedules.tiling import Tiling
 
 if TYPE_CHECKING:
@@ -88,9 +97,11 @@ def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
         return two_pass.kernels(problem, keys, key_mapping(), queries, query_mapping())
 
     chain = chain_of(problem, forward, backward)
-    backward_tile = queries.tile_m, queries.tile_n
-    tile = backward_tile if problem.direction == "backward" else (tile_m, tile_n)
-    return Plan("flash2", "triton", chain, tile)
+    tile, back = (tile_m, tile_n), (queries.tile_m, queries.tile_n)
+    assumptions = backward_tile(problem, tile, back)
+    return Plan(
+        "flash2", "triton", chain, back if problem.direction == "backward" else tile, assumptions
+    )
 
 
 def _check(problem: Attention, gpu: Gpu) -> str | None:
