@@ -99,7 +99,7 @@ def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
     if options.tile is not None:
         back = tile_m, tile_n = options.tile
         warps = warps_for(options.tile, compiled)
-        back_mapping = flash_attn_2_backward.mapping_for(back)
+        back_mapping = flash_attn_2_backward.mapping_for(back, compiled)
     forward = Tiling(tile_m, tile_n, descending=True)
     backward = Tiling(*back, descending=True)
     kernels = chain_of(

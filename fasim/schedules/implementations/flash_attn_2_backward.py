@@ -97,15 +97,29 @@ def mapping(kernel: BackwardKernel) -> Mapping:
     )
 
 
-def mapping_for(tile: Tile) -> Mapping:
-    """The same for a tile that is in no table: eight warps, or as many as fragments of rows."""
+def mapping_for(tile: Tile, head_dim: int) -> Mapping:
+    """The same for a tile that is in no table: warps in squares, as far as fragments allow."""
     rows, columns = tile
-    over_rows = _warps_over(rows)
-    over_keys = _warps_over(columns)
-    kernel = BackwardKernel(tile, over_rows, over_keys, over_rows, False)
-    return mapping(kernel)
+    warps, scores = next(
+        (warps, grid)
+        for warps in (8, 4, 2, 1)
+        if (grid := _grid(rows, columns, warps)) or warps == 1
+    )
+    keys, queries = _grid(columns, head_dim, warps), _grid(rows, head_dim, warps)
+    each = (("dV", keys), ("dK", keys), ("dQ", queries))
+    return Mapping(
+        warps=warps,
+        buffers=(("Q", 2), ("dO", 1), ("K", 1), ("V", 1)),
+        wait_before=(("dO", "S"),),
+        registers_per_thread=255,
+        warp_grid=scores or (1, 1),
+        warp_grids=tuple((matmul, grid) for matmul, grid in each if grid),
+        source=SOURCE,
+    )
 
 
-def _warps_over(rows: int) -> int:
-    """One, two or four: of fragments of 16 rows, as many as there are whole."""
-    return next(warps for warps in (4, 2, 1) if rows % (16 * warps) == 0)
+def _grid(rows: int, columns: int, warps: int) -> tuple[int, int] | None:
+    """Warps over rows × columns of a result, whole fragments each, that read least; or None."""
+    grids = [(down, warps // down) for down in (8, 4, 2, 1) if down <= warps]
+    whole = [(d, a) for d, a in grids if rows % (16 * d) == 0 and columns % (8 * a) == 0]
+    return min(whole, key=lambda grid: rows / grid[0] + columns / grid[1], default=None)

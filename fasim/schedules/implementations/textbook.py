@@ -61,16 +61,18 @@ def _flash1(problem: Attention, gpu: Gpu, options: Options) -> Plan:
     kernels = chain_of(
         problem,
         lambda: flash1.kernels(problem, Tiling(*tile), mapping),
-        lambda: flash1_backward.kernels(problem, Tiling(*back), _flash1_backward_mapping(back)),
+        lambda: flash1_backward.kernels(
+            problem, Tiling(*back), _flash1_backward_mapping(back, problem.head_dim)
+        ),
     )
     assumptions = backward_tile(problem, tile, back)
     tile = back if problem.direction == "backward" else tile
     return Plan("flash1", None, kernels, tile, assumptions)
 
 
-def _flash1_backward_mapping(tile: Tile) -> Mapping:
-    """Eight warps, as FlashAttention-2's; O and dQ have buffers too."""
-    return flash_attn_2_backward.mapping_for(tile).with_buffers(
+def _flash1_backward_mapping(tile: Tile, head_dim: int) -> Mapping:
+    """As FlashAttention-2's; O and dQ have buffers too."""
+    return flash_attn_2_backward.mapping_for(tile, head_dim).with_buffers(
         tuple((name, 1) for name in ("Q", "K", "V", "O", "dO", "dQ"))
     )
 
@@ -84,7 +86,7 @@ def _flash2(problem: Attention, gpu: Gpu, options: Options) -> Plan:
         tile = flash_attn_2.tile_of(gpu, compiled, problem.causal)[:2]
         back = flash_attn_2_backward.kernel_of(gpu, compiled).tile
     mapping = flash_attn_2.mapping(warps_for(tile, problem.head_dim))
-    back_mapping = flash_attn_2_backward.mapping_for(back)
+    back_mapping = flash_attn_2_backward.mapping_for(back, problem.head_dim)
     kernels = chain_of(
         problem,
         lambda: flash2.kernels(problem, Tiling(*tile, descending=True), mapping),
