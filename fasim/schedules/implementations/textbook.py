@@ -24,7 +24,6 @@ from fasim.schedules.plan import (
     Entry,
     Options,
     Plan,
-    Tile,
     backward_tile,
     chain_of,
     check_dtype,
@@ -58,23 +57,17 @@ def _flash1(problem: Attention, gpu: Gpu, options: Options) -> Plan:
         wait_before=(("V", "O"),),
         operands_in_registers=("O",),
     )
+    back_mapping = flash_attn_2_backward.mapping_for(back, problem.head_dim).with_buffers(
+        tuple((name, 1) for name in ("Q", "K", "V", "O", "dO", "dQ"))
+    )
     kernels = chain_of(
         problem,
         lambda: flash1.kernels(problem, Tiling(*tile), mapping),
-        lambda: flash1_backward.kernels(
-            problem, Tiling(*back), _flash1_backward_mapping(back, problem.head_dim)
-        ),
+        lambda: flash1_backward.kernels(problem, Tiling(*back), back_mapping),
     )
     assumptions = backward_tile(problem, tile, back)
     tile = back if problem.direction == "backward" else tile
     return Plan("flash1", None, kernels, tile, assumptions)
-
-
-def _flash1_backward_mapping(tile: Tile, head_dim: int) -> Mapping:
-    """As FlashAttention-2's; O and dQ have buffers too."""
-    return flash_attn_2_backward.mapping_for(tile, head_dim).with_buffers(
-        tuple((name, 1) for name in ("Q", "K", "V", "O", "dO", "dQ"))
-    )
 
 
 def _flash2(problem: Attention, gpu: Gpu, options: Options) -> Plan:
