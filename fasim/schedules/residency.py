@@ -32,20 +32,15 @@ class BlockUse:
             the computed tiles that products take from it.
         registers_per_thread: as allotted: compiled or estimated, at most 255, in eights.
         spilled_registers: of the estimate, those over 255: they live in local memory.
+        spilled_in_loop: of those, accumulators, which every iteration of the main loop needs.
+            What compilers spill first are addresses and other values of prologue and epilogue.
     """
 
     threads: int
     shared_memory_bytes: int
     registers_per_thread: int
-    spilled_registers: int
-
-    @property
-    def local_bytes(self) -> int:
-        """Local-memory traffic of a block: each spilled register written and read back once.
-
-        What compilers spill first are addresses and other values of the prologue and epilogue.
-        """
-        return 2 * 4 * self.spilled_registers * self.threads
+    spilled_registers: int = 0
+    spilled_in_loop: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +68,18 @@ def block_use(record: Record) -> BlockUse:
     shared += sum(
         op.elements * DTYPE_BYTES[op.dtype] for op in staged_operands(record) if op.iteration == 0
     )
-    registers = mapping.registers_per_thread or _estimate_registers(record)
+    besides, accumulators = _estimate_registers(record)
+    registers = mapping.registers_per_thread or besides + accumulators
+    spilled = max(0, registers - MAX_REGISTERS)
+    multiplies = any(op.kind == "matmul" for op in record.ops)
     allotted = -(-min(registers, MAX_REGISTERS) // REGISTER_ALLOCATION) * REGISTER_ALLOCATION
     return BlockUse(
         threads=mapping.threads,
         shared_memory_bytes=shared,
         registers_per_thread=allotted,
-        spilled_registers=max(0, registers - MAX_REGISTERS),
+        spilled_registers=spilled,
+        # A streaming kernel goes over its elements once: it has no loop to spill in.
+        spilled_in_loop=max(0, spilled - besides) if multiplies else 0,
     )
 
 
@@ -101,16 +101,43 @@ def staged_operands(record: Record) -> list[Op]:
     return list(staged.values())
 
 
-def _estimate_registers(record: Record) -> int:
+def _estimate_registers(record: Record) -> tuple[int, int]:
+    """Registers of a thread besides its accumulators or elements, and for those."""
     threads = record.kernel.mapping.threads
-    matmuls = {op.name: op for op in record.once() if op.kind == "matmul"}
-    if matmuls:
-        accumulators = sum(op.elements for op in matmuls.values())
+    accumulators = _accumulators(record)
+    if accumulators:
         asynchronous = record.kernel.mapping.matrix_unit == "wgmma"
         besides = WGMMA_KERNEL_REGISTERS if asynchronous else TENSOR_KERNEL_REGISTERS
-        return besides + -(-accumulators // threads)
+        return besides, -(-accumulators // threads)
     widest = max(op.elements for op in record.once())
-    return STREAMING_KERNEL_REGISTERS + -(-widest // threads)
+    return STREAMING_KERNEL_REGISTERS, -(-widest // threads)
+
+
+def _accumulators(record: Record) -> int:
+    """Elements of the products' results that live at one time, at most.
+
+    One that a loop carries lives throughout; another until the last FP32 operation on it, or on
+    what such operations make of it in place.
+    """
+    matmuls = [op for op in record.once() if op.kind == "matmul"]
+    carried = {op.name: op.elements for op in matmuls if len(op.inputs) > 2}
+    ends: dict[int, int] = {}  # product → the last operation on its result
+    products: dict[int, set[int]] = {}  # value → products that it stands in the place of
+    for op in record.once():
+        taken = set().union(*(products.get(index, set()) for index in op.inputs))
+        ends |= dict.fromkeys(taken, op.index)
+        if op.kind == "matmul" and op.name not in carried:
+            ends[op.index], products[op.index] = op.index, {op.index}
+        elif op.kind != "matmul" and op.dtype == "fp32":
+            products[op.index] = {n for n in taken if record.ops[n].shape == op.shape}
+    passing = max(
+        (
+            sum(record.ops[n].elements for n, end in ends.items() if n <= start < end)
+            for start in ends
+        ),
+        default=0,
+    )
+    return sum(carried.values()) + passing
 
 
 def residency(use: BlockUse, gpu: Gpu) -> Residency:

@@ -1,8 +1,8 @@
 """The blocks of a kernel on the SM slots of a GPU, event by event, in SimPy.
 
 One process per SM holds that SM's slots and sleeps until the next thing that happens on them.
-SMs meet in two places only: the counter that issues blocks, and the DRAM channel, a FIFO that
-knows until when it is busy. Both answer at once, so no SM ever wakes another.
+SMs meet in two places only: the counter that issues blocks, and the DRAM channel, which knows
+until when it is busy. Both answer at once, so no SM ever wakes another.
 """
 
 from __future__ import annotations
@@ -14,8 +14,18 @@ from heapq import heappop, heappush
 from simpy import Environment
 from simpy.events import Timeout
 
-from fasim.simulator.gpu_state import EPILOGUE, LOOP, PROLOGUE, WAIT, Block, GpuState, Sm
-from fasim.simulator.repeat import Repeater
+from fasim.simulator.gpu_state import (
+    EPILOGUE,
+    LOOP,
+    PHASES,
+    PROLOGUE,
+    WAIT,
+    Block,
+    GpuState,
+    Sm,
+)
+from fasim.simulator.own_pace import OwnPace, goes_at_its_own_pace
+from fasim.simulator.repeat import EXACT_WAVES, Repeater
 from fasim.simulator.result import ChainResult, KernelResult
 from fasim.simulator.timeline import Skip, Span, Timeline
 from fasim.simulator.work import KernelWork, add_along, add_charges
@@ -53,6 +63,20 @@ class GpuSimulation:
 
     def run(self) -> KernelResult:
         """Issue all blocks, wait for the last one, and say where the slots' time went."""
+        if self.repeater is not None and self.timeline is None and self._goes_at_its_own_pace():
+            fast = OwnPace(self.work, self.gpu)
+            ticks = fast.run()
+            self.events = fast.events
+            return self._result(ticks)
+        return self._event_by_event()
+
+    def _goes_at_its_own_pace(self) -> bool:
+        """Whether a grid is too short to repeat, yet long enough for the fast path to matter."""
+        assert self.repeater is not None
+        waves = self.work.waves >= EXACT_WAVES and not self.repeater.may_have_slope
+        return waves and goes_at_its_own_pace(self.work, self.gpu)
+
+    def _event_by_event(self) -> KernelResult:
         gpu, start = self.gpu, self.work.launch_ticks
         env = Environment(initial_time=start)
         for slot in range(self.work.blocks_per_sm):
@@ -80,16 +104,7 @@ class GpuSimulation:
                 if block.units <= 0:
                     self._end_chunk(sm, block, now)
             while timers and timers[0][0] <= now:
-                block = heappop(timers)[2]
-                if block.transfer.end > now:
-                    self._wait(sm, block, now)
-                elif block.phase == PROLOGUE:
-                    self._end_prologue(sm, block, now)
-                elif block.phase == EPILOGUE:
-                    self._end_epilogue(sm, block, now)
-                else:
-                    self._record(sm, block, "dram", now)
-                    self._start_loop(sm, block, now)
+                self._end_hold(sm, heappop(timers)[2], now)
             sm.wake = sm.next_event(now)
             sm.order = gpu.order = gpu.order + 1
             if gpu.issued >= self.look_at:
@@ -109,16 +124,6 @@ class GpuSimulation:
         block.chunk = -1
         block.since = now
         self._hold(sm, block, PROLOGUE, now, kind.prologue_ticks, kind.prologue_service)
-
-    def _end_prologue(self, sm: Sm, block: Block, now: int) -> None:
-        kind = block.kind
-        if self.timeline is not None:
-            self._record(sm, block, "prologue", block.since + kind.prologue_ticks)
-            self._record(sm, block, "dram", now)
-        if kind.chunk_units:
-            self._start_loop(sm, block, now)
-        else:
-            self._hold(sm, block, EPILOGUE, now, kind.epilogue_ticks, kind.epilogue_service)
 
     def _start_loop(self, sm: Sm, block: Block, now: int) -> None:
         """Compute the next chunk, after the prologue or a wait for the chunk before."""
@@ -140,7 +145,7 @@ class GpuSimulation:
                 self._record(sm, block, "loop", now)
                 block.phase = WAIT
                 block.held_until = now
-                self._wait(sm, block, now)
+                self._set_timer(sm, block, block.transfer.end)
                 return
             chunk = block.chunk = block.chunk + 1
             if chunk == len(kind.chunk_units):
@@ -152,32 +157,36 @@ class GpuSimulation:
             if kind.chunk_service[chunk]:
                 block.transfer = gpu.request(kind.chunk_service[chunk], now)
 
-    def _end_epilogue(self, sm: Sm, block: Block, now: int) -> None:
-        if self.timeline is not None:
-            self._record(sm, block, "epilogue", block.since + block.kind.epilogue_ticks)
-            self._record(sm, block, "dram", now)
-        self._start_block(sm, block, now)
-
     def _hold(self, sm: Sm, block: Block, phase: int, now: int, ticks: int, service: int) -> None:
-        """Keep the block for `ticks`, and until a transfer requested now is through."""
-        gpu = self.gpu
+        """Keep the block for `ticks`, and until a transfer requested now is through.
+
+        When that is shows once this tick is over, but not before its own service.
+        """
         block.phase = phase
         block.held_until = end = now + ticks
         if service:
-            # When it is through is known once this tick is over: not before its own service.
-            block.transfer = gpu.request(service, now)
-            if end < now + service:
-                gpu.wait_ticks += now + service - end
-                block.held_until = end = now + service
-        gpu.order = order = gpu.order + 1
-        heappush(sm.timers, (end, order, block))
+            block.transfer = self.gpu.request(service, now)
+        self._set_timer(sm, block, max(end, now + service))
 
-    def _wait(self, sm: Sm, block: Block, now: int) -> None:
-        """Keep the block until its transfer is through."""
-        gpu = self.gpu
-        end = block.transfer.end
-        gpu.wait_ticks += end - now
-        gpu.order = order = gpu.order + 1
+    def _end_hold(self, sm: Sm, block: Block, now: int) -> None:
+        """Move the block on, unless its transfer is still under way."""
+        if block.transfer.end > now:
+            self._set_timer(sm, block, block.transfer.end)
+            return
+        self.gpu.wait_ticks += now - block.held_until
+        if self.timeline is not None:
+            self._record(sm, block, PHASES[block.phase], block.held_until)
+            self._record(sm, block, "dram", now)
+        kind = block.kind
+        if block.phase == EPILOGUE:
+            self._start_block(sm, block, now)
+        elif block.phase == PROLOGUE and not kind.chunk_units:
+            self._hold(sm, block, EPILOGUE, now, kind.epilogue_ticks, kind.epilogue_service)
+        else:
+            self._start_loop(sm, block, now)
+
+    def _set_timer(self, sm: Sm, block: Block, end: int) -> None:
+        self.gpu.order = order = self.gpu.order + 1
         heappush(sm.timers, (end, order, block))
 
     def _look_back(self, now: int) -> None:

@@ -16,7 +16,8 @@ from fasim.simulator.work import (
     ticks_of,
 )
 
-PROLOGUE, LOOP, WAIT, EPILOGUE = range(4)  # phases of a block; WAIT: for the bytes of its loop
+PHASES = ("prologue", "loop", "dram", "epilogue")
+PROLOGUE, LOOP, WAIT, EPILOGUE = range(4)  # a block in WAIT lacks bytes of its loop
 
 
 class Rate:
@@ -85,9 +86,10 @@ class Kind:
 class Transfer:
     """What was asked of DRAM in one tick; it arrives together, at `end`.
 
-    Memory interleaves the requests it holds, so what many SMs ask for at once reaches none of
-    them first. Blocks of a wave that start together so stay together, as measured write bursts
-    of GEMMs show; a queue of whole requests would spread them out.
+    Memory interleaves the requests it holds: what many SMs ask for at once reaches none of
+    them first. Blocks of a wave that start together so stay together, as the write bursts of
+    GEMMs were measured to do; a queue of whole requests would spread them out. Only once its
+    tick is over is `end` known.
     """
 
     __slots__ = ("end", "tick")
@@ -95,6 +97,9 @@ class Transfer:
     def __init__(self, tick: int, end: int) -> None:
         self.tick = tick
         self.end = end
+
+
+NO_TRANSFER = Transfer(-1, 0)
 
 
 class Block:
@@ -119,12 +124,9 @@ class Block:
         self.phase = PROLOGUE
         self.chunk = 0
         self.units = 0  # of work left in this chunk
-        self.transfer = NO_TRANSFER  # what the phase or the chunk waits for, at its end
-        self.held_until = 0  # tick at which a fixed phase ends but for its transfer
+        self.transfer = NO_TRANSFER  # what the phase or the chunk waits for at its end
+        self.held_until = 0  # tick at which a fixed phase ends; from then on it waits for bytes
         self.since = 0  # tick up to which the timeline has this block
-
-
-NO_TRANSFER = Transfer(-1, 0)
 
 
 class Sm:
@@ -195,7 +197,7 @@ class GpuState:
         self.issued = 0
         self.transfer = NO_TRANSFER  # the last on the DRAM channel: busy until its end
         self.order = 0  # of timers and wake-ups: ties are settled as they were made
-        self.wait_ticks = 0  # of slots for DRAM, counted as the wait begins
+        self.wait_ticks = 0  # of slots for DRAM, counted as the wait ends
         self.free_slots = 0  # slots with no further block, and the sum of since when
         self.free_since = 0
         self.skipped_ticks = 0
@@ -206,19 +208,30 @@ class GpuState:
         return self.order
 
     def request(self, service: int, now: int) -> Transfer:
-        """Queue `service` ticks on the DRAM channel, behind earlier ticks' and among this one's."""
+        """Put `service` ticks on the DRAM channel: behind earlier ticks', among this one's."""
         transfer = self.transfer
         if transfer.tick == now:
             transfer.end += service
         else:
-            busy_until = transfer.end
-            start = busy_until if busy_until > now else now
+            start = transfer.end if transfer.end > now else now
             self.transfer = transfer = Transfer(now, start + service)
         return transfer
 
-    def counts(self) -> list[int]:
-        """Slot-ticks that only simulation tells: waits for DRAM, then each rate's by r."""
-        return [self.wait_ticks, *(ticks for rate in self.rates for ticks in rate.slot_ticks)]
+    def counts(self, now: int) -> list[int]:
+        """Slot-ticks that only simulation tells: waits for DRAM, then each rate's by r.
+
+        Counted up to now on SMs that have advanced to now; waits under way are counted in part.
+        """
+        waiting = sum(
+            now - block.held_until
+            for sm in self.sms
+            for _, _, block in sm.timers
+            if block.held_until < now
+        )
+        return [
+            self.wait_ticks + waiting,
+            *(ticks for rate in self.rates for ticks in rate.slot_ticks),
+        ]
 
     def skip(self, blocks: int, ticks: int, counts: list[int]) -> None:
         """Move on as if `blocks` had come and gone in `ticks`; nothing changes relative to now.

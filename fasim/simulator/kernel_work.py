@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING
 
 from fasim.problem import Scenario
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
 # A streaming kernel until DRAM runs at its rate, and from then to the last byte: short kernels
 # read low by this much (256 MB in 71 µs on H200, where the long-run rate gives 60).
 STREAM_RAMP_S = 2e-6
-# Causal blocks fetch their loop's bytes in so many requests, as they reach them; equal blocks
-# in one: their waves are in step, and the epilogue holds what DRAM adds to the loop.
-MIXED_LOOP_CHUNKS = 4
+# Causal blocks fetch their loop's bytes in several requests, as they reach them, or a short block
+# would queue behind all that a long one will ever need: so many that one of them holds DRAM for
+# no more than a quarter of the loop. Equal blocks fetch in one: their waves are in step.
+MOST_LOOP_CHUNKS = 4
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,11 @@ class _Builder:
             masked_cost: time of a masked iteration over that of a plain one.
         """
         loads = phase_bytes(self.record, self.memory)
+        # Blocks that see nothing load nothing: the others share what is loaded outside the loop.
+        loading = sum(kind.total > 0 for kind in trips.pattern) / len(trips.pattern)
         kinds = sorted(set(trips.pattern))
         classes = []
+        chunks = 1
         for kind in kinds:
             if not kind.total:
                 start, end = phases.start(), phases.epilogue()
@@ -174,11 +179,15 @@ class _Builder:
             loop_bytes = round(loads.loop * kind.total / trips.mean)
             compute = rate.period_ticks[phases.residents - 1] * length / TRIP_UNITS
             arrive = loop_bytes * phases.wave_ticks_per_byte
+            if len(kinds) > 1:
+                chunks = max(
+                    chunks, min(MOST_LOOP_CHUNKS, ceil(MOST_LOOP_CHUNKS * arrive / compute))
+                )
             classes.append(
                 BlockClass(
                     _name(kind),
                     prologue=phases.prologue(),
-                    prologue_dram_bytes=round(loads.prologue),
+                    prologue_dram_bytes=round(loads.prologue / loading),
                     loop=rate,
                     trips=length,
                     loop_dram_bytes=loop_bytes,
@@ -188,14 +197,16 @@ class _Builder:
         pattern = tuple(kinds.index(kind) for kind in trips.pattern)
         if self.record.kernel.mapping.block_order == "reversed":
             pattern = pattern[::-1]
-        return self._work(tuple(classes), pattern, trips.repeats)
+        return self._work(tuple(classes), pattern, trips.repeats, loop_chunks=chunks)
 
     def _work(
         self,
         classes: tuple[BlockClass, ...],
         pattern: tuple[int, ...],
         repeats: int,
+        *,
         ramp_s: float = 0.0,
+        loop_chunks: int = 1,
     ) -> KernelWork:
         launch_s = {
             "stream": self.gpu.launch.stream_s,
@@ -213,7 +224,7 @@ class _Builder:
                 dram_bandwidth_bytes_per_s(self.gpu, self.memory.dram)
             ),
             launch_ticks=round((launch_s + ramp_s) * TICKS_PER_SECOND),
-            loop_chunks=MIXED_LOOP_CHUNKS if len(classes) > 1 else 1,
+            loop_chunks=loop_chunks,
         )
 
 

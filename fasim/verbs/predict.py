@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fasim.problem import Attention, Scenario
 from fasim.readings.footprint import footprint
+from fasim.readings.local_memory import local_bytes
 from fasim.readings.traffic import KernelTraffic, Level, Traffic, merge, traffic
 from fasim.schedules import catalog
 from fasim.schedules.plan import Options, Plan, Refused, Tile
@@ -152,7 +153,8 @@ def _kernel(
     simulated: SimulatedKernel | None,
 ) -> KernelPrediction:
     kernel = planned.kernels[index]
-    use = block_use(cached_record(kernel))
+    record = cached_record(kernel)
+    use = block_use(record)
     occupancy = residency(use, gpu)
     levels = {"compulsory": exact.compulsory, "global": exact.global_}
     if simulated is not None:
@@ -167,7 +169,7 @@ def _kernel(
         shared_memory_bytes=use.shared_memory_bytes,
         registers_per_thread=use.registers_per_thread,
         spilled_registers=use.spilled_registers,
-        local_bytes=use.local_bytes * kernel.blocks,
+        local_bytes=local_bytes(record),
         traffic=levels,
         repeated_waves=None if simulated is None else simulated.result.repeated_waves,
         time_s=None if simulated is None else simulated.time_s,
@@ -183,10 +185,12 @@ def _assumptions(kernels: tuple[KernelPrediction, ...], simulation: Simulation |
         return ["device memory does not hold the chain: no time, L2 or DRAM bytes"]
     said = ["bytes at the levels l2 and dram are modelled; compulsory and global are exact"]
     for kernel, simulated in zip(kernels, simulation.kernels, strict=True):
+        in_loop = simulated.use.spilled_in_loop
         if kernel.spilled_registers:
+            where = f", {in_loop} of them in every iteration" if in_loop else " once a block"
             said.append(
                 f"{kernel.name}: {kernel.spilled_registers} registers a thread over the limit "
-                "are predicted to spill once a block, outside the main loop"
+                f"are predicted to spill{where}"
             )
         if simulated.result.repetition == "slope":
             said.append(

@@ -111,7 +111,6 @@ def mapping_for(tile: Tile, head_dim: int) -> Mapping:
         warps=warps,
         buffers=(("Q", 2), ("dO", 1), ("K", 1), ("V", 1)),
         wait_before=(("dO", "S"),),
-        registers_per_thread=255,
         warp_grid=scores or (1, 1),
         warp_grids=tuple((matmul, grid) for matmul, grid in each if grid),
         source=SOURCE,

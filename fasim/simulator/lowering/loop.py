@@ -6,12 +6,18 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
 
+from fasim.hardware.gpu import WARP
+from fasim.readings.local_memory import REGISTER_BYTES
 from fasim.schedules.record import Op, Record
+from fasim.schedules.residency import block_use
 from fasim.simulator.lowering.body import LoopBody
 from fasim.simulator.lowering.copies import Copies
 from fasim.simulator.lowering.elementwise import Elementwise
 from fasim.simulator.lowering.emitter import Emitter
-from fasim.simulator.lowering.instructions import LOOP_INSTRUCTIONS, is_elementwise
+from fasim.simulator.lowering.instructions import (
+    LOOP_INSTRUCTIONS,
+    is_elementwise,
+)
 from fasim.simulator.lowering.products import Products
 from fasim.simulator.lowering.staging import Staging
 from fasim.simulator.stream import Stream
@@ -76,6 +82,10 @@ def _stream(body: LoopBody) -> tuple[Stream, int]:
             copies.load(op)
     elementwise.emit(pending)
     copies.arrive(len(body.ops))
+    spilled = block_use(body.record).spilled_in_loop
+    if spilled:  # out and in again, through L1, which shares its data path with shared memory
+        warp_bytes = 2 * spilled * WARP * REGISTER_BYTES
+        emitter.shared_memory(warp_bytes, 2 * spilled, name="spill")
     copies.finish()
     emitter.arithmetic("alu", LOOP_INSTRUCTIONS, name="loop")
     per_scheduler = max(1, ceil(body.mapping.warps / body.gpu.sm.schedulers))
