@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fasim.hardware import Gpu, Profile, ProfileError, load
     from fasim.problem import Attention, ProblemError, Scenario
-    from fasim.schedules.plan import Refused
+    from fasim.schedules.plan import Options, Refused
     from fasim.verbs.compare import Comparison, compare
     from fasim.verbs.predict import predict
     from fasim.verbs.prediction import Prediction
@@ -29,6 +29,7 @@ _HOMES = {
     "Attention": "fasim.problem",
     "Comparison": "fasim.verbs.compare",
     "Gpu": "fasim.hardware",
+    "Options": "fasim.schedules.plan",
     "Prediction": "fasim.verbs.prediction",
     "ProblemError": "fasim.problem",
     "Profile": "fasim.hardware",
@@ -46,6 +47,7 @@ __all__ = [
     "Attention",
     "Comparison",
     "Gpu",
+    "Options",
     "Prediction",
     "ProblemError",
     "Profile",

@@ -19,6 +19,7 @@ from fasim import __version__
 if TYPE_CHECKING:
     from fasim.hardware import Profile
     from fasim.problem import Attention, Scenario
+    from fasim.schedules.plan import Options
 
 Result = TypeVar("Result")
 
@@ -73,6 +74,8 @@ DirectionOption = Annotated[str, typer.Option(help="forward, backward or both")]
 TileOption = Annotated[
     str | None, typer.Option(metavar="MxN", help="rows of Q x rows of K/V, for example 128x64")
 ]
+WarpsOption = Annotated[int | None, typer.Option(help="warps of a block that compute")]
+StagesOption = Annotated[int | None, typer.Option(help="shared-memory buffers of K and of V")]
 LaunchOption = Annotated[str, typer.Option(help="stream, graph or kernel (no launch cost)")]
 L2Option = Annotated[str, typer.Option(help="warm or cold, before the first kernel")]
 RunLengthOption = Annotated[
@@ -121,6 +124,8 @@ def predict(
     causal: CausalOption = False,
     direction: DirectionOption = "forward",
     tile: TileOption = None,
+    warps: WarpsOption = None,
+    stages: StagesOption = None,
     launch: LaunchOption = "stream",
     l2: L2Option = "warm",
     run_length: RunLengthOption = "sustained",
@@ -147,7 +152,7 @@ def predict(
         _scenario(launch, l2, run_length),
         schedule=schedule,
         implementation=implementation,
-        tile=_tile(tile),
+        options=_options(tile, warps, stages),
         timeline=trace is not None or level == "block",
     )
     if trace is not None:
@@ -180,6 +185,8 @@ def compare(
     causal: CausalOption = False,
     direction: DirectionOption = "forward",
     tile: TileOption = None,
+    warps: WarpsOption = None,
+    stages: StagesOption = None,
     launch: LaunchOption = "stream",
     l2: L2Option = "warm",
     run_length: RunLengthOption = "sustained",
@@ -197,7 +204,7 @@ def compare(
         _scenario(launch, l2, run_length),
         schedules=schedule or (),
         implementations=implementation or (),
-        tile=_tile(tile),
+        options=_options(tile, warps, stages),
     )
     _print(comparison.to_dict, lambda: comparison_text(comparison), as_json)
 
@@ -374,10 +381,12 @@ def _profile(name: str, overrides: list[str] | None) -> Profile:
     return load(name, parse_overrides(overrides or []))
 
 
-def _tile(text: str | None) -> tuple[int, int] | None:
+def _options(tile: str | None, warps: int | None, stages: int | None) -> Options:
+    from fasim.schedules.plan import Options
     from fasim.schedules.tiling import parse_tile
 
-    return None if text is None else parse_tile(text)
+    rows_columns = None if tile is None else parse_tile(tile)
+    return Options(tile=rows_columns, warps=warps, stages=stages)
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -143,9 +143,10 @@ def test_a_prediction_opens_at_block_and_warp_level(tmp_path: Path) -> None:
 
 def test_schedules_and_implementations_are_listed() -> None:
     names = [s["name"] for s in strict_json(fasim("schedules --json").stdout)["schedules"]]
-    assert names == ["standard", "flash1", "flash2"]
+    assert names == ["standard", "flash1", "flash2", "flash3"]
     listed = strict_json(fasim("implementations --json").stdout)["implementations"]
-    assert [i["name"] for i in listed] == ["flash-attn-2", "pytorch", "triton"]
+    names = [i["name"] for i in listed]
+    assert names == ["flash-attn-2", "flash-attn-3", "cudnn", "pytorch", "triton"]
     assert all(i["source"] for i in listed)
 
 
@@ -154,3 +155,17 @@ def test_profile_commands() -> None:
     sheet = strict_json(fasim("profiles show h100 --set sm_count=264 --json").stdout)
     assert any("tensor_flops.fp16" in line for line in sheet["changes"])
     assert strict_json(fasim("profiles schema").stdout)["type"] == "object"
+
+
+def test_warps_and_stages_are_options_where_an_implementation_has_them() -> None:
+    problem = "--gpu h100 --heads 4 --seqlen 1024 --head-dim 128 --json"
+    asked = "--schedule flash3 --tile 64x128 --warps 4 --stages 3"
+    found = strict_json(fasim(f"predict {problem} {asked}").stdout)
+    (kernel,) = found["kernels"]
+    assert (found["tile"], kernel["warps"]) == ("64x128", 4)
+    # Q 64, K and V three times 128 each, of 128 halves.
+    assert kernel["shared_memory_bytes"] == 2 * 128 * (64 + 6 * 128)
+    refused = fasim(f"predict {problem} --implementation cudnn --stages 3")
+    assert (refused.returncode, refused.stderr.strip()) == (2, "cudnn: it takes no --stages")
+    compared = strict_json(fasim(f"compare {problem} --stages 1").stdout)
+    assert [p["schedule"] for p in compared["predictions"]] == ["flash2", "flash3"]

@@ -124,6 +124,9 @@ class NumpyBlock(Block):
 
     # Global memory.
 
+    def dtype(self, tensor: str) -> str:
+        return self.kernel.tensor(tensor).dtype
+
     def load(self, tensor: str, *rows: Rows) -> Tile:
         index, sides = self._place(tensor, rows)
         self._pending[tensor] += 1

@@ -72,7 +72,7 @@ def _trace(prediction: Prediction, lowered: LoweredKernel) -> list[TraceEvent]:
         return []
     assert prediction.hardware is not None
     return trace(
-        (lowered.stream.plain,),
+        lowered.stream.plain,
         lowered.work.blocks_per_sm,
         barrier_cycles=round(prediction.hardware.sm.barrier_cycles),
         iterations=2,

@@ -8,16 +8,26 @@ from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
 from fasim.schedules.fit import largest_fit, overflow
-from fasim.schedules.implementations import flash_attn_2, pytorch, textbook, triton
-from fasim.schedules.plan import Entry, Options, Plan, Refused
+from fasim.schedules.implementations import (
+    cudnn,
+    flash_attn_2,
+    flash_attn_3,
+    pytorch,
+    textbook,
+    triton,
+)
+from fasim.schedules.plan import Entry, Options, Plan, Refused, flag, listed
 from fasim.schedules.tiling import Tiling
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
 
 
-SCHEDULES = {entry.name: entry for entry in textbook.ENTRIES}
-IMPLEMENTATIONS = {entry.name: entry for entry in (flash_attn_2.ENTRY, pytorch.ENTRY, triton.ENTRY)}
+SCHEDULES = {entry.name: entry for entry in (*textbook.ENTRIES, flash_attn_3.SCHEDULE)}
+IMPLEMENTATIONS = {
+    entry.name: entry
+    for entry in (flash_attn_2.ENTRY, flash_attn_3.ENTRY, cudnn.ENTRY, pytorch.ENTRY, triton.ENTRY)
+}
 
 
 def find(name: str, entries: dict[str, Entry], kind: str) -> Entry:
@@ -64,6 +74,11 @@ def plan(
     options = options or Options()
     if options.tile is not None:
         Tiling(*options.tile)  # refuses impossible sides, for GEMMs too
+    for name in options.given:
+        if name not in entry.takes:
+            taken = [flag(other) for other in entry.takes]
+            only = f", only {listed(taken)}" if taken else ""
+            raise Refused(entry.name, f"it takes no {flag(name)}{only}")
     reason = entry.check(problem, gpu)
     if reason is not None:
         raise Refused(entry.name, reason)

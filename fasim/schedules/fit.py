@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
-from fasim.schedules.plan import Entry, Options, Plan, Tile
+from fasim.schedules.plan import Entry, Options, Plan, Refused, Tile
 from fasim.schedules.record import Record, cached_record, record
 from fasim.schedules.residency import block_use, residency
 
@@ -34,7 +34,10 @@ def largest_fit(
         for fewer_columns in range(min(columns, MAX_COLUMNS), 15, -16)
     ]
     for candidate in sorted(candidates, key=lambda t: t[0] * t[1], reverse=True):
-        plan = entry.build(problem, gpu, replace(options, tile=candidate))
+        try:
+            plan = entry.build(problem, gpu, replace(options, tile=candidate))
+        except Refused:
+            continue  # no tile of this schedule
         if all(_fault(record(kernel), gpu) is None for kernel in plan.kernels):
             return plan
     return None

@@ -25,22 +25,30 @@ def flash2_forward(block: Block, problem: Attention) -> None:
         s = block.mask(block.matmul(q, k.T, name="S"))
         p, correction = softmax.update(s)
         acc_o = block.matmul(p.to(problem.dtype), v, acc=acc_o * correction, name="O")
-    block.store("O", (acc_o * softmax.inverse()).to(problem.dtype), m_rows)
+    block.store("O", (acc_o * softmax.inverse()).to(block.dtype("O")), m_rows)
     block.store("LSE", softmax.lse(), m_rows)
 
 
 def kernels(
-    problem: Attention, tiling: Tiling, mapping: Mapping, head_dim: int = 0
+    problem: Attention,
+    tiling: Tiling,
+    mapping: Mapping,
+    head_dim: int = 0,
+    *,
+    name: str = "flash2_forward",
+    output_dtype: str = "",
 ) -> tuple[Kernel, ...]:
     """The chain: one kernel. x runs over row tiles, then batch, then heads.
 
     Args:
         head_dim: of the compiled kernel, if it pads the problem's.
+        name: of the kernel.
+        output_dtype: of O, if it is not that of the inputs.
     """
     dtype = problem.dtype
     return (
         Kernel(
-            name="flash2_forward",
+            name=name,
             program=flash2_forward,
             problem=problem,
             grid=("q", "batch", "head"),
@@ -54,7 +62,7 @@ def kernels(
                 Tensor("Q", QUERY, dtype),
                 Tensor("K", KEY, dtype),
                 Tensor("V", KEY, dtype),
-                Tensor("O", QUERY, dtype),
+                Tensor("O", QUERY, output_dtype or dtype),
                 Tensor("LSE", ROWS, "fp32"),
             ),
             mapping=mapping,

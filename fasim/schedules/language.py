@@ -214,6 +214,10 @@ class Block(ABC):
         """The tiles of an axis, or those of them that `seen_from` sees under the mask."""
 
     @abstractmethod
+    def dtype(self, tensor: str) -> str:
+        """What a tensor is declared as: a tile is rounded to it before it is stored."""
+
+    @abstractmethod
     def load(self, tensor: str, *rows: Rows) -> Tile:
         """A tile from global memory, read when it is first used.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from fasim.problem import DTYPE_BYTES, TENSOR_DTYPE, Attention
+from fasim.problem import DTYPE_BYTES, TENSOR_DTYPE, Attention, ProblemError
 from fasim.schedules.language import Kernel
 
 if TYPE_CHECKING:
@@ -46,9 +46,24 @@ class Options:
 
     Attributes:
         tile: rows of Q × rows of K/V.
+        warps: warps of a block that compute.
+        stages: shared-memory buffers of K and of V.
     """
 
     tile: Tile | None = None
+    warps: int | None = None
+    stages: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("warps", "stages"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ProblemError(f"{name} is {value}; it must be a whole number of 1 or more")
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of what was asked for."""
+        return tuple(each.name for each in fields(self) if getattr(self, each.name) is not None)
 
 
 Build = Callable[[Attention, "Gpu", Options], Plan]
@@ -62,6 +77,7 @@ class Entry:
         title: what it is, in a line.
         needs: what it takes, in words, for `fasim schedules`.
         check: a reason to refuse the problem or the GPU, or None.
+        takes: the options it has a meaning for.
     """
 
     name: str
@@ -71,11 +87,17 @@ class Entry:
     needs: str
     build: Build
     check: Callable[[Attention, Gpu], str | None]
+    takes: tuple[str, ...] = ("tile",)
 
 
 def listed(names: Sequence[str]) -> str:
     """`a, b and c`."""
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def flag(option: str) -> str:
+    """An option as it is written on the command line."""
+    return "--" + option.replace("_", "-")
 
 
 Kernels = tuple[Kernel, ...]
@@ -114,9 +136,26 @@ def check_dtype(problem: Attention, gpu: Gpu) -> str | None:
     return None
 
 
-def warps_for(tile: Tile, head_dim: int) -> int:
-    """Four warps, or eight where four could not hold the accumulators; 16 rows a warp at least."""
+def warps_for(tile: Tile, head_dim: int, name: str = "", asked: int | None = None) -> int:
+    """Four warps, or eight where four could not hold the accumulators; 16 rows a warp at least.
+
+    Args:
+        name: what to call in a refusal.
+        asked: a number to take instead.
+
+    Raises:
+        Refused: so many warps cannot share the rows of the tile, 16 or a multiple each.
+    """
     rows, columns = tile
+    if asked is not None:
+        if rows % (16 * asked):
+            fitting = [n for n in range(1, rows // 16 + 1) if rows % (16 * n) == 0]
+            raise Refused(
+                name,
+                f"{asked} warps cannot share {rows} rows, a multiple of 16 each; "
+                f"{', '.join(map(str, fitting))} would work",
+            )
+        return asked
     accumulators_per_thread = rows * (columns + head_dim) // 128
     wanted = 4 if accumulators_per_thread <= 192 else 8
     return max(1, min(wanted, rows // 16))

@@ -170,6 +170,9 @@ class _Recorder(Block):
         wide = next((t for t in tiles if t.col_axis is not None), tile)
         return self.emit(kind, wide.row_axis, wide.col_axis, inputs=tiles)
 
+    def dtype(self, tensor: str) -> str:
+        return self.kernel.tensor(tensor).dtype
+
     def load(self, tensor: str, *rows: Rows) -> Tile:
         bound, down, across = self._bind(tensor, rows)
         dtype = self.kernel.tensor(tensor).dtype

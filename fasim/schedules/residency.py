@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fasim.problem import DTYPE_BYTES
+from fasim.schedules.language import Tensor
 from fasim.schedules.record import Op, Record
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 TENSOR_KERNEL_REGISTERS = 88
 # wgmma takes its operands from shared memory: no fragments, and TMA needs no addresses.
 WGMMA_KERNEL_REGISTERS = 40
+# Warps that only compute, beside producers: row_max, row_sum, loop state.
+SPECIALISED_KERNEL_REGISTERS = 24
 # A streaming kernel: addresses and loop state besides the elements it holds.
 STREAMING_KERNEL_REGISTERS = 24
 REGISTER_ALLOCATION = 8  # registers a thread are allotted in eights (CUDA occupancy rules)
@@ -31,7 +34,8 @@ class BlockUse:
         shared_memory_bytes: buffers × full tiles, over the tensors that pass through it, and
             the computed tiles that products take from it.
         registers_per_thread: as allotted: compiled or estimated, at most 255, in eights.
-        spilled_registers: of the estimate, those over 255: they live in local memory.
+        spilled_registers: of the estimate, those over what a thread can have (255, or what
+            setmaxnreg leaves it): they live in local memory.
         spilled_in_loop: of those, accumulators, which every iteration of the main loop needs.
             What compilers spill first are addresses and other values of prologue and epilogue.
     """
@@ -58,19 +62,15 @@ class Residency:
 def block_use(record: Record) -> BlockUse:
     """What a block of the recorded kernel occupies."""
     kernel, mapping = record.kernel, record.kernel.mapping
-    shared = 0
-    for tensor in kernel.tensors:
-        buffers = mapping.buffer_count(tensor.name)
-        if buffers:
-            loads = (op for op in record.once() if op.kind == "load" and op.name == tensor.name)
-            tile = max((op.elements for op in loads), default=0)
-            shared += buffers * tile * tensor.element_bytes
+    shared = sum(_tensor_bytes(record, tensor) for tensor in kernel.tensors)
     shared += sum(
         op.elements * DTYPE_BYTES[op.dtype] for op in staged_operands(record) if op.iteration == 0
     )
     besides, accumulators = _estimate_registers(record)
     registers = mapping.registers_per_thread or besides + accumulators
     spilled = max(0, registers - MAX_REGISTERS)
+    if mapping.computing_registers is not None:
+        spilled = max(0, besides + accumulators - mapping.computing_registers)
     multiplies = any(op.kind == "matmul" for op in record.ops)
     allotted = -(-min(registers, MAX_REGISTERS) // REGISTER_ALLOCATION) * REGISTER_ALLOCATION
     return BlockUse(
@@ -101,12 +101,33 @@ def staged_operands(record: Record) -> list[Op]:
     return list(staged.values())
 
 
+def _tensor_bytes(record: Record, tensor: Tensor) -> int:
+    """Shared memory of a loaded tensor's buffers, which a stored one's tile may share."""
+    mapping = record.kernel.mapping
+    buffers = mapping.buffer_count(tensor.name)
+    if not buffers:
+        return 0
+    own = buffers * _tile_bytes(record, "load", tensor)
+    staged = [stored for stored, loaded in mapping.staged_in if loaded == tensor.name]
+    leaving = (_tile_bytes(record, "store", record.kernel.tensor(name)) for name in staged)
+    transposed = own if tensor.name in mapping.transposed else 0
+    return max((own, *leaving)) + transposed
+
+
+def _tile_bytes(record: Record, kind: str, tensor: Tensor) -> int:
+    """Bytes of the largest full tile of a tensor that a block loads or stores."""
+    ops = (op for op in record.once() if op.kind == kind and op.name == tensor.name)
+    return max((op.elements for op in ops), default=0) * tensor.element_bytes
+
+
 def _estimate_registers(record: Record) -> tuple[int, int]:
     """Registers of a thread besides its accumulators or elements, and for those."""
-    threads = record.kernel.mapping.threads
+    threads = 32 * record.kernel.mapping.warps
     accumulators = _accumulators(record)
     if accumulators:
         asynchronous = record.kernel.mapping.matrix_unit == "wgmma"
+        if record.kernel.mapping.producer_warps:
+            return SPECIALISED_KERNEL_REGISTERS, -(-accumulators // threads)
         besides = WGMMA_KERNEL_REGISTERS if asynchronous else TENSOR_KERNEL_REGISTERS
         return besides, -(-accumulators // threads)
     widest = max(op.elements for op in record.once())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from fasim.schedules.record import Record
 from fasim.schedules.residency import Residency as BlockResidency
 from fasim.simulator.clock import sm_clock_hz
 from fasim.simulator.contention import dram_bandwidth_bytes_per_s, mean_wave_blocks, soft_maximum
+from fasim.simulator.issue_order import longest_first
 from fasim.simulator.loop_rates import loop_rate, stream_rate, stream_rates
 from fasim.simulator.lowering import LoopStream, lower, main_loop
 from fasim.simulator.memory import MemoryTraffic, Residency
@@ -31,6 +32,9 @@ STREAM_RAMP_S = 2e-6
 # would queue behind all that a long one will ever need: so many that one of them holds DRAM for
 # no more than a quarter of the loop. Equal blocks fetch in one: their waves are in step.
 MOST_LOOP_CHUNKS = 4
+# A persistent block fetches the first tiles of its next piece of work while it ends the last: of
+# two phases on end, one is hidden.
+PERSISTENT_EXPOSED = 0.5
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class LoweredKernel:
 
     Attributes:
         rates: T(r) by resident blocks; empty for a streaming kernel.
-        stream: what a warp issues in an iteration; None for a streaming kernel.
+        stream: what warps issue in an iteration; None for a streaming kernel.
     """
 
     work: KernelWork
@@ -104,6 +108,8 @@ class _Builder:
             self._wave_ticks_per_byte(),
             self.memory,
             self.resident,
+            self._exposed(),
+            self._drain_cycles(path, residents, full),
         )
         work = self._tensor_work(grid_trips(self.record, path), rate, masked_cost, phases)
         return LoweredKernel(work, rates, stream, clock_hz)
@@ -137,6 +143,26 @@ class _Builder:
         )
         work = self._work((block,), (0,), blocks, ramp_s=STREAM_RAMP_S)
         return LoweredKernel(work, (), None, clock_hz)
+
+    def _exposed(self) -> float:
+        """The mean share of starts and ends of blocks that nothing runs beside."""
+        kernel = self.record.kernel
+        waves = kernel.blocks / (self.blocks_per_sm * self.gpu.sm_count)
+        if not kernel.mapping.persistent or waves <= 1:
+            return 1.0
+        return (1 + PERSISTENT_EXPOSED * (waves - 1)) / waves
+
+    def _drain_cycles(self, path: tuple[int, ...], residents: int, full: Rate) -> float:
+        """What delayed products cost a block once: its last ones have no next tile beside them.
+
+        A block of one iteration takes as long as it would without delay.
+        """
+        kernel = self.record.kernel
+        if not kernel.mapping.delayed:
+            return 0.0
+        in_turn = replace(kernel, mapping=replace(kernel.mapping, delayed=()))
+        stream = lower(replace(self.record, kernel=in_turn), self.gpu, path)
+        return max(0.0, stream_rate(stream.plain, residents, self.gpu).cycles - full.cycles)
 
     def _clock_hz(self, busy: dict[str, float]) -> float:
         return sm_clock_hz(self.gpu, busy, self.scenario.run_length == "sustained")
@@ -194,9 +220,9 @@ class _Builder:
                     epilogue=phases.epilogue(compute, arrive),
                 )
             )
+        if self.record.kernel.mapping.block_order == "longest-first":
+            trips = longest_first(trips, self.record.kernel)
         pattern = tuple(kinds.index(kind) for kind in trips.pattern)
-        if self.record.kernel.mapping.block_order == "reversed":
-            pattern = pattern[::-1]
         return self._work(tuple(classes), pattern, trips.repeats, loop_chunks=chunks)
 
     def _work(
@@ -213,6 +239,7 @@ class _Builder:
             "graph": self.gpu.launch.graph_s,
             "kernel": 0.0,
         }[self.scenario.launch]
+        launches = 1 + self.record.kernel.mapping.extra_launches
         return KernelWork(
             name=self.record.kernel.name,
             classes=classes,
@@ -223,7 +250,7 @@ class _Builder:
             dram_bandwidth_bytes_per_s=round(
                 dram_bandwidth_bytes_per_s(self.gpu, self.memory.dram)
             ),
-            launch_ticks=round((launch_s + ramp_s) * TICKS_PER_SECOND),
+            launch_ticks=round((launches * launch_s + ramp_s) * TICKS_PER_SECOND),
             loop_chunks=loop_chunks,
         )
 

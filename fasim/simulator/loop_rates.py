@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 SIMULATED_RESIDENTS = 3
 
 
-def stream_rate(stream: Stream, residents: int, gpu: Gpu) -> Rate:
-    """T(residents) of one stream on an SM of `gpu`."""
-    return steady_rate((stream,), residents, barrier_cycles=gpu.sm.barrier_cycles)
+def stream_rate(block: tuple[Stream, ...], residents: int, gpu: Gpu) -> Rate:
+    """T(residents) of a block's streams on an SM of `gpu`."""
+    return steady_rate(block, residents, barrier_cycles=gpu.sm.barrier_cycles)
 
 
-def stream_rates(stream: Stream, blocks_per_sm: int, gpu: Gpu) -> tuple[Rate, ...]:
+def stream_rates(block: tuple[Stream, ...], blocks_per_sm: int, gpu: Gpu) -> tuple[Rate, ...]:
     """T(1) … T(blocks_per_sm)."""
     simulated = min(blocks_per_sm, SIMULATED_RESIDENTS)
-    rates = [stream_rate(stream, residents, gpu) for residents in range(1, simulated + 1)]
+    rates = [stream_rate(block, residents, gpu) for residents in range(1, simulated + 1)]
     rates += [
         _in_proportion(rates[-1], residents / simulated)
         for residents in range(simulated + 1, blocks_per_sm + 1)

@@ -83,8 +83,9 @@ def memory_traffic(
     for name, access in exact.global_.items():
         tensor = kernel.tensor(name)
         sectors = _sector_factor(record, tensor, gpu)
+        multicast = kernel.mapping.multicast_count(name)
         l2[name] = Access(
-            round(access.read_bytes * sectors),
+            round(access.read_bytes * sectors / multicast),
             round(access.write_bytes * sectors),
             round(access.reduce_bytes * sectors),
         )

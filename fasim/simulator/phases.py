@@ -52,6 +52,9 @@ class Phases:
         residents: blocks that share an SM, and so its port to L2.
         ticks_per_cycle: of the SM's clock under this kernel.
         wave_ticks_per_byte: of DRAM, for one byte of each block of a mean wave.
+        exposed: the share of fixed costs that nothing runs beside; less than 1 where blocks are
+            persistent.
+        drain_cycles: what ends a loop with delayed products.
     """
 
     record: Record
@@ -62,6 +65,8 @@ class Phases:
     wave_ticks_per_byte: float
     memory: MemoryTraffic
     resident: Residency
+    exposed: float = 1.0
+    drain_cycles: float = 0.0
 
     def start(self) -> Charges:
         """A block that sees nothing: it starts, and goes on to store what it has."""
@@ -90,12 +95,15 @@ class Phases:
         stores = [op for op in self.record.once() if op.kind == "store" and not op.path]
         stored = sum(_bytes(op) for op in stores)
         port = stored / self.gpu.l2.write_bytes_per_clock_per_sm * self.ticks_per_cycle
+        port *= self.exposed
         contended = soft_maximum(compute, arrive) - max(compute, arrive)
         written = phase_bytes(self.record, self.memory).epilogue
         burst = written * self.wave_ticks_per_byte
+        drain = self.drain_cycles * self.ticks_per_cycle if compute else 0.0
         # The same bytes pass the port and DRAM, one behind the other.
         delayed = max(0.0, exposed_burst(burst, compute, arrive) - port)
         return (
+            ("tensor", round(drain)),
             *self._ticks(("shared_memory", BLOCK_END_CYCLES)),
             ("l2", round(port)),
             ("dram", round(contended + delayed)),
@@ -129,7 +137,8 @@ class Phases:
         return cycles
 
     def _ticks(self, *cycles: tuple[str, float]) -> Charges:
-        return tuple((cause, round(c * self.ticks_per_cycle)) for cause, c in cycles if c > 0)
+        ticks = self.ticks_per_cycle * self.exposed
+        return tuple((cause, round(c * ticks)) for cause, c in cycles if c > 0)
 
 
 def _bytes(op: Op) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fasim.problem import Attention, Scenario
 from fasim.readings.accuracy import Accuracy, accuracy
 from fasim.schedules import catalog
-from fasim.schedules.plan import Refused, Tile
+from fasim.schedules.plan import Options, Refused
 from fasim.verbs.predict import predict
 from fasim.verbs.prediction import Prediction
 
@@ -78,11 +78,15 @@ def compare(
     *,
     schedules: Sequence[str] = (),
     implementations: Sequence[str] = (),
-    tile: Tile | None = None,
+    options: Options | None = None,
 ) -> Comparison:
     """Predicts every schedule on every GPU; all schedules if none is named.
 
-    What a GPU cannot run is listed as refused, what it cannot hold stays with `fits` false.
+    What a GPU cannot run, or has no such option, is listed as refused; what a GPU cannot hold
+    stays with `fits` false.
+
+    Args:
+        options: tile, warps, stages of a block, instead of each schedule's own.
 
     Raises:
         Refused: an unknown schedule or implementation.
@@ -105,7 +109,7 @@ def compare(
                     scenario,
                     schedule=schedule,
                     implementation=implementation,
-                    tile=tile,
+                    options=options,
                 )
             except Refused as refusal:
                 refused.append(Refusal(profile.resolved_name, refusal.name, refusal.reason))

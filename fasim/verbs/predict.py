@@ -10,7 +10,7 @@ from fasim.readings.footprint import footprint
 from fasim.readings.local_memory import local_bytes
 from fasim.readings.traffic import KernelTraffic, Level, Traffic, merge, traffic
 from fasim.schedules import catalog
-from fasim.schedules.plan import Options, Plan, Refused, Tile
+from fasim.schedules.plan import Options, Plan, Refused
 from fasim.schedules.record import cached_record
 from fasim.schedules.residency import block_use, residency
 from fasim.simulator.simulate import SimulatedKernel, Simulation, simulate
@@ -27,7 +27,7 @@ def predict(
     *,
     schedule: str | None = None,
     implementation: str | None = None,
-    tile: Tile | None = None,
+    options: Options | None = None,
     repeat: bool = True,
     timeline: bool = False,
 ) -> Prediction:
@@ -37,7 +37,7 @@ def predict(
         schedule: one of `fasim schedules`; the fastest that the GPU can run if neither a
             schedule nor an implementation is given.
         implementation: a named kernel family; it decides the schedule.
-        tile: rows of Q × rows of K/V of a block, instead of the schedule's own.
+        options: tile, warps, stages of a block, instead of the schedule's own.
         repeat: let repeated waves stand for those like them; off, every block is simulated.
         timeline: keep the spans of the simulated blocks.
 
@@ -46,8 +46,8 @@ def predict(
     """
     scenario = scenario or Scenario()
     if schedule is None and implementation is None:
-        return _fastest(problem, profile, scenario, tile, repeat=repeat, timeline=timeline)
-    planned = catalog.plan(problem, profile.gpu, schedule, implementation, Options(tile))
+        return _fastest(problem, profile, scenario, options, repeat=repeat, timeline=timeline)
+    planned = catalog.plan(problem, profile.gpu, schedule, implementation, options)
     return _predict(problem, profile, scenario, planned, repeat=repeat, timeline=timeline)
 
 
@@ -55,7 +55,7 @@ def _fastest(
     problem: Attention,
     profile: Profile,
     scenario: Scenario,
-    tile: Tile | None,
+    options: Options | None,
     *,
     repeat: bool,
     timeline: bool,
@@ -65,7 +65,7 @@ def _fastest(
     refused: list[Refused] = []
     for name in catalog.SCHEDULES:
         try:
-            planned = catalog.plan(problem, profile.gpu, name, None, Options(tile))
+            planned = catalog.plan(problem, profile.gpu, name, None, options)
         except Refused as refusal:
             refused.append(refusal)
             continue

@@ -5,18 +5,19 @@ from dataclasses import replace
 
 import pytest
 
-from fasim.hardware import Gpu
+from fasim.hardware import Gpu, load
 from fasim.problem import Attention
 from fasim.readings.accuracy import accuracy
 from fasim.schedules import catalog
 from fasim.schedules.plan import Refused
 
+HOPPER = load("h100").gpu  # runs everything
 LARGE = Attention(4, 16, 65536, 65536, 64, kv_heads=4, dtype="bf16", causal=True)
 
 
 @pytest.mark.parametrize("schedule", catalog.SCHEDULES)
-def test_a_large_problem_is_judged_by_a_sample(a100: Gpu, schedule: str) -> None:
-    found = accuracy(LARGE, a100, schedule)
+def test_a_large_problem_is_judged_by_a_sample(schedule: str) -> None:
+    found = accuracy(LARGE, HOPPER, schedule)
     assert 0 < found.max_error <= 2 * found.reference_error + 2**-7
     assert (found.seqlen_q, found.seqlen_k) == (256, 256)
     assert found.to_dict()["sample"] == {"heads": 1, "seqlen_q": 256, "seqlen_k": 256}
@@ -24,17 +25,17 @@ def test_a_large_problem_is_judged_by_a_sample(a100: Gpu, schedule: str) -> None
 
 @pytest.mark.parametrize("implementation", catalog.IMPLEMENTATIONS)
 @pytest.mark.parametrize("causal", [False, True])
-def test_implementations_too(a100: Gpu, implementation: str, causal: bool) -> None:
+def test_implementations_too(implementation: str, causal: bool) -> None:
     head_dim = {"triton": 64}.get(implementation, 40)  # the tutorial takes powers of two
     problem = Attention(1, 2, 100, 130, head_dim, causal=causal)
     schedule = catalog.IMPLEMENTATIONS[implementation].schedule
-    found = accuracy(problem, a100, schedule, implementation)
+    found = accuracy(problem, HOPPER, schedule, implementation)
     assert math.isfinite(found.max_error)
     assert found.max_error <= 2 * found.reference_error + 2**-9
     assert (found.seqlen_q, found.seqlen_k) == (100, 130)
 
 
-@pytest.mark.parametrize("schedule", catalog.SCHEDULES)
+@pytest.mark.parametrize("schedule", ["standard", "flash1", "flash2"])
 @pytest.mark.parametrize("direction", ["backward", "both"])
 def test_gradients_are_judged_too(a100: Gpu, schedule: str, direction: str) -> None:
     problem = Attention(1, 2, 300, 200, 64, causal=True, direction=direction)

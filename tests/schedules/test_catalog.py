@@ -133,11 +133,16 @@ def test_hopper_multiplies_by_wgmma_and_ampere_by_mma_sync(a100: Gpu) -> None:
 
 @pytest.mark.parametrize("name", ["a100", "h100", "h200", "rtx3090", "rtx4090", "l4", "b200-sxm"])
 def test_every_schedule_has_a_tile_that_fits_every_gpu(name: str) -> None:
+    """flash3 where there is a Hopper to run it, and for types that its wgmma takes."""
     gpu = load(name).gpu
     for schedule in catalog.SCHEDULES:
         for head_dim in (16, 64, 100, 128, 256):
             for dtype in ("fp32", "bf16"):
-                problem = Attention(1, 2, 300, 300, head_dim, dtype=dtype, direction="both")
+                direction = "forward" if schedule == "flash3" else "both"
+                problem = Attention(1, 2, 300, 300, head_dim, dtype=dtype, direction=direction)
+                if schedule == "flash3" and (gpu.architecture != "sm_90" or dtype == "fp32"):
+                    assert "flash3: it " in refusal(problem, gpu, schedule)
+                    continue
                 plan = catalog.plan(problem, gpu, schedule)
                 assert overflow(plan, gpu) is None
 
@@ -158,17 +163,17 @@ def test_a_schedule_without_a_fitting_usual_tile_takes_a_smaller_one_and_says_so
 
 def test_an_unknown_schedule_names_the_closest_and_all(a100: Gpu) -> None:
     assert refusal(PROBLEM, a100, "flahs2") == (
-        "flahs2: unknown schedule; did you mean flash2? there are standard, flash1, flash2"
+        "flahs2: unknown schedule; did you mean flash2? there are standard, flash1, flash2, flash3"
     )
     assert refusal(PROBLEM, a100, "xyz") == (
-        "xyz: unknown schedule; there are standard, flash1, flash2"
+        "xyz: unknown schedule; there are standard, flash1, flash2, flash3"
     )
 
 
 def test_an_unknown_implementation_too(a100: Gpu) -> None:
     assert refusal(PROBLEM, a100, implementation="flash-attn2") == (
         "flash-attn2: unknown implementation; did you mean flash-attn-2? "
-        "there are flash-attn-2, pytorch, triton"
+        "there are flash-attn-2, flash-attn-3, cudnn, pytorch, triton"
     )
 
 

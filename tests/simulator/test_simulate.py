@@ -89,7 +89,7 @@ MAPPINGS = (
     {"buffers": ()},
     {"wait_before": ()},
     {"operands_in_registers": ()},
-    {"block_order": "reversed"},
+    {"block_order": "longest-first"},
     {"copy_unit": "tma"},
 )
 
@@ -110,7 +110,7 @@ def test_a_mapping_changes_the_time():
     plan = planned(A100, Attention(4, 32, 4096, 4096, 64, causal=True), "flash-attn-2")
     kernel = plan.kernels[0]
     time = simulated(A100, plan).time_s
-    for changes in ({"warps": 8}, {"buffers": ()}, {"block_order": "reversed"}):
+    for changes in ({"warps": 8}, {"buffers": ()}, {"block_order": "longest-first"}):
         mapping = replace(kernel.mapping, **changes)
         changed = replace(plan, kernels=(replace(kernel, mapping=mapping),))
         assert abs(simulated(A100, changed).time_s / time - 1) > 0.001, changes

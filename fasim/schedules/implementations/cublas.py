@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fasim.problem import DTYPE_BYTES
+from fasim.problem import DTYPE_BYTES, TENSOR_DTYPE, Attention
 from fasim.schedules.mapping import Mapping
+from fasim.schedules.plan import Tile
 from fasim.schedules.standard import Gemm
 
 if TYPE_CHECKING:
@@ -18,7 +19,38 @@ if TYPE_CHECKING:
 SOURCE = "cuBLAS kernel names in public traces"
 
 
-def gemm(gpu: Gpu, dtype: str, tile: tuple[int, int] | None = None) -> Gemm:
+# Tiles in the names of Hopper's kernels, the most usual first; 128 × 128 before Hopper.
+TILES = ((128, 128), (128, 256), (256, 128), (64, 128))
+
+
+def usual_tile(problem: Attention, gpu: Gpu) -> Tile:
+    """The tile of QKᵀ, the larger of the two products in time; the library's choice is closed.
+
+    Least of max(1, blocks / SMs) · (max(tensor, operands) + output): cycles of a block's
+    multiplications, of its operands through the SM's port to L2, and of the tile of S on its way
+    out, which nothing overlaps. The most usual of equals. Only with wgmma do the operands take
+    longer than the multiplications, so that a larger tile pays.
+    """
+    if "wgmma" not in gpu.features:
+        return TILES[0]
+    rate = gpu.tensor_core.flops_per_clock[TENSOR_DTYPE[problem.dtype]]
+    assert rate is not None  # the catalogue refuses dtypes without tensor cores
+    depth, element_bytes = problem.head_dim, problem.element_bytes
+
+    def cycles(tile: Tile) -> float:
+        rows, columns = tile
+        blocks = -(-problem.seqlen_q // rows) * -(-problem.seqlen_k // columns)
+        blocks *= problem.batch * problem.heads
+        tensor = 2 * rows * columns * depth / rate
+        operands = (rows + columns) * depth * element_bytes / gpu.l2.read_bytes_per_clock_per_sm
+        output = rows * columns * element_bytes / gpu.l2.write_bytes_per_clock_per_sm
+        return max(1.0, blocks / gpu.sm_count) * (max(tensor, operands) + output)
+
+    # Sums that differ in their last bits are equal.
+    return min(TILES, key=lambda tile: float(f"{cycles(tile):.9g}"))
+
+
+def gemm(gpu: Gpu, dtype: str, tile: Tile | None = None) -> Gemm:
     """The GEMM of an architecture: wgmma fed by TMA on Hopper, else mma.sync and cp.async.
 
     Stages are as many as the kernel's name says, fewer where a block's shared memory ends.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from fasim.problem import Attention
 from fasim.schedules import flash2, flash2_backward
 from fasim.schedules.implementations import flash_attn_2_backward
+from fasim.schedules.language import Kernel
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.plan import (
     Entry,
@@ -73,7 +74,7 @@ def _one_large_block(gpu: Gpu) -> bool:
     return memory.max_block_bytes >= large and memory.capacity_bytes < 2 * small
 
 
-def mapping(warps: int) -> Mapping:
+def mapping(warps: int, stages: int = 1) -> Mapping:
     """Four or eight warps, one buffer each for Q, K and V, no deeper pipeline.
 
     Per step: wait for K, barrier, issue V; S = QKᵀ; wait for V, barrier, issue the next K;
@@ -83,7 +84,7 @@ def mapping(warps: int) -> Mapping:
         warps=warps,
         matrix_unit="mma.sync",
         copy_unit="cp.async",
-        buffers=(("Q", 1), ("K", 1), ("V", 1)),
+        buffers=(("Q", 1), ("K", stages), ("V", stages)),
         wait_before=(("K", "S"), ("V", "row_max")),
         operands_in_registers=("O",),
         source=SOURCE,
@@ -94,25 +95,27 @@ def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
     compiled = kernel_head_dim(problem.head_dim)
     assert compiled is not None  # checked before
     tile_m, tile_n, warps = tile_of(gpu, compiled, problem.causal)
-    kernel = flash_attn_2_backward.kernel_of(gpu, compiled)
-    back, back_mapping = kernel.tile, flash_attn_2_backward.mapping(kernel)
-    if options.tile is not None:
-        back = tile_m, tile_n = options.tile
-        warps = warps_for(options.tile, compiled)
-        back_mapping = flash_attn_2_backward.mapping_for(back, compiled)
-    forward = Tiling(tile_m, tile_n, descending=True)
-    backward = Tiling(*back, descending=True)
-    kernels = chain_of(
-        problem,
-        lambda: flash2.kernels(problem, forward, mapping(warps), compiled),
-        lambda: flash2_backward.kernels(problem, backward, back_mapping, compiled),
-    )
-    assumptions = backward_tile(problem, (tile_m, tile_n), back)
+    backward_kernel = flash_attn_2_backward.kernel_of(gpu, compiled)
+    tile, back = options.tile or (tile_m, tile_n), options.tile or backward_kernel.tile
+    asked = options.tile is not None or options.warps is not None
+
+    def forward() -> tuple[Kernel, ...]:
+        chosen = warps_for(tile, compiled, "flash-attn-2", options.warps) if asked else warps
+        return flash2.kernels(problem, Tiling(*tile, descending=True), mapping(chosen), compiled)
+
+    def backward() -> tuple[Kernel, ...]:
+        mapped = flash_attn_2_backward.mapping(backward_kernel)
+        if asked:
+            mapped = flash_attn_2_backward.mapping_for(back, compiled, options.warps)
+        return flash2_backward.kernels(problem, Tiling(*back, descending=True), mapped, compiled)
+
+    kernels = chain_of(problem, forward, backward)
+    assumptions = backward_tile(problem, tile, back)
     if compiled != problem.head_dim:
         padded = f"head_dim {problem.head_dim} runs in the kernel compiled for {compiled}"
         assumptions = (padded, *assumptions)
-    tile = back if problem.direction == "backward" else (tile_m, tile_n)
-    return Plan("flash2", "flash-attn-2", kernels, tile, assumptions)
+    shown = back if problem.direction == "backward" else tile
+    return Plan("flash2", "flash-attn-2", kernels, shown, assumptions)
 
 
 def _check(problem: Attention, gpu: Gpu) -> str | None:
@@ -131,4 +134,5 @@ ENTRY = Entry(
     needs="fp16 or bf16, head_dim up to 256",
     build=_build,
     check=_check,
+    takes=("tile", "warps"),
 )

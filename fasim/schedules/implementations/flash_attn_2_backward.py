@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fasim.schedules.mapping import Mapping
-from fasim.schedules.plan import Tile
+from fasim.schedules.plan import Refused, Tile
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
@@ -97,19 +97,29 @@ def mapping(kernel: BackwardKernel) -> Mapping:
     )
 
 
-def mapping_for(tile: Tile, head_dim: int) -> Mapping:
-    """The same for a tile that is in no table: warps in squares, as far as fragments allow."""
+def mapping_for(tile: Tile, head_dim: int, asked: int | None = None, q_buffers: int = 2) -> Mapping:
+    """The same for a tile that is in no table: warps in squares, as far as fragments allow.
+
+    Args:
+        asked: warps to take instead of as many as divide the tile.
+
+    Raises:
+        Refused: so many warps cannot divide S into whole fragments.
+    """
     rows, columns = tile
+    if asked is not None and _grid(rows, columns, asked) is None:
+        fault = f"{asked} warps cannot divide a tile of {rows}x{columns} scores into fragments"
+        raise Refused("backward", fault)
     warps, scores = next(
         (warps, grid)
-        for warps in (8, 4, 2, 1)
+        for warps in ((asked,) if asked else (8, 4, 2, 1))
         if (grid := _grid(rows, columns, warps)) or warps == 1
     )
     keys, queries = _grid(columns, head_dim, warps), _grid(rows, head_dim, warps)
     each = (("dV", keys), ("dK", keys), ("dQ", queries))
     return Mapping(
         warps=warps,
-        buffers=(("Q", 2), ("dO", 1), ("K", 1), ("V", 1)),
+        buffers=(("Q", q_buffers), ("dO", 1), ("K", 1), ("V", 1)),
         wait_before=(("dO", "S"),),
         warp_grid=scores or (1, 1),
         warp_grids=tuple((matmul, grid) for matmul, grid in each if grid),
@@ -119,6 +129,6 @@ def mapping_for(tile: Tile, head_dim: int) -> Mapping:
 
 def _grid(rows: int, columns: int, warps: int) -> tuple[int, int] | None:
     """Warps over rows × columns of a result, whole fragments each, that read least; or None."""
-    grids = [(down, warps // down) for down in (8, 4, 2, 1) if down <= warps]
+    grids = [(down, warps // down) for down in (8, 4, 2, 1) if warps % down == 0]
     whole = [(d, a) for d, a in grids if rows % (16 * d) == 0 and columns % (8 * a) == 0]
     return min(whole, key=lambda grid: rows / grid[0] + columns / grid[1], default=None)

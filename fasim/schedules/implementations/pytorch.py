@@ -157,7 +157,7 @@ def backward_kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
 
 
 def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
-    gemm = cublas.gemm(gpu, problem.dtype, options.tile)
+    gemm = cublas.gemm(gpu, problem.dtype, options.tile or cublas.usual_tile(problem, gpu))
     chain = chain_of(
         problem, lambda: kernels(problem, gemm), lambda: backward_kernels(problem, gemm)
     )

@@ -19,6 +19,7 @@ from fasim.schedules.implementations import (
     flash_attn_2_backward,
     pytorch,
 )
+from fasim.schedules.language import Kernel
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.plan import (
     Entry,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def _standard(problem: Attention, gpu: Gpu, options: Options) -> Plan:
-    gemm = cublas.gemm(gpu, problem.dtype, options.tile)
+    gemm = cublas.gemm(gpu, problem.dtype, options.tile or cublas.usual_tile(problem, gpu))
     warps, rows_per_block = pytorch.softmax_block(problem.seqlen_k)
     rows = Mapping(warps, matrix_unit="none", copy_unit="registers")
     kernels = chain_of(
@@ -52,14 +53,14 @@ def _flash1(problem: Attention, gpu: Gpu, options: Options) -> Plan:
     tile = options.tile or flash1.paper_tile(elements, problem.head_dim)
     back = options.tile or flash1_backward.paper_tile(elements, problem.head_dim)
     mapping = Mapping(
-        warps=warps_for(tile, problem.head_dim),
+        warps=warps_for(tile, problem.head_dim, "flash1", options.warps),
         buffers=(("Q", 1), ("K", 1), ("V", 1), ("O", 1)),
         wait_before=(("V", "O"),),
         operands_in_registers=("O",),
     )
-    back_mapping = flash_attn_2_backward.mapping_for(back, problem.head_dim).with_buffers(
-        tuple((name, 1) for name in ("Q", "K", "V", "O", "dO", "dQ"))
-    )
+    back_mapping = flash_attn_2_backward.mapping_for(
+        back, problem.head_dim, options.warps
+    ).with_buffers(tuple((name, 1) for name in ("Q", "K", "V", "O", "dO", "dQ")))
     kernels = chain_of(
         problem,
         lambda: flash1.kernels(problem, Tiling(*tile), mapping),
@@ -78,16 +79,22 @@ def _flash2(problem: Attention, gpu: Gpu, options: Options) -> Plan:
     elif compiled is not None:
         tile = flash_attn_2.tile_of(gpu, compiled, problem.causal)[:2]
         back = flash_attn_2_backward.kernel_of(gpu, compiled).tile
-    mapping = flash_attn_2.mapping(warps_for(tile, problem.head_dim))
-    back_mapping = flash_attn_2_backward.mapping_for(back, problem.head_dim)
-    kernels = chain_of(
-        problem,
-        lambda: flash2.kernels(problem, Tiling(*tile, descending=True), mapping),
-        lambda: flash2_backward.kernels(problem, Tiling(*back, descending=True), back_mapping),
-    )
+
+    def forward() -> tuple[Kernel, ...]:
+        warps = warps_for(tile, problem.head_dim, "flash2", options.warps)
+        mapping = flash_attn_2.mapping(warps, options.stages or 1)
+        return flash2.kernels(problem, Tiling(*tile, descending=True), mapping)
+
+    def backward() -> tuple[Kernel, ...]:
+        mapping = flash_attn_2_backward.mapping_for(
+            back, problem.head_dim, options.warps, options.stages or 2
+        )
+        return flash2_backward.kernels(problem, Tiling(*back, descending=True), mapping)
+
+    kernels = chain_of(problem, forward, backward)
     assumptions = backward_tile(problem, tile, back)
-    tile = back if problem.direction == "backward" else tile
-    return Plan("flash2", None, kernels, tile, assumptions)
+    shown = back if problem.direction == "backward" else tile
+    return Plan("flash2", None, kernels, shown, assumptions)
 
 
 ENTRIES = (
@@ -108,6 +115,7 @@ ENTRIES = (
         needs="shared memory for a tile of Q, K, V and O; a block a head",
         build=_flash1,
         check=check_dtype,
+        takes=("tile", "warps"),
     ),
     Entry(
         name="flash2",
@@ -117,5 +125,6 @@ ENTRIES = (
         needs="shared memory for a tile of Q, K and V; a block a row tile",
         build=_flash2,
         check=check_dtype,
+        takes=("tile", "warps", "stages"),
     ),
 )

@@ -18,8 +18,10 @@ class LoopBody:
     """One iteration of a recorded loop, for one mapping on one GPU.
 
     Attributes:
-        ops: the operations of the iteration, in program order. They are those of the last
-            recorded pass, which shows what the loop carries.
+        ops: the operations of the iteration, in the order of issue: that of the program, with
+            delayed products behind the next tile's first. They are those of the last recorded
+            pass, which shows what the loop carries.
+        carried: what the iteration before made, by the index it has there, as this one's.
         masked: whether the causal mask cuts through the tiles of this iteration.
         users: the operations of the iteration that take a result, by its index.
     """
@@ -29,13 +31,46 @@ class LoopBody:
         self.mapping = record.kernel.mapping
         passes = [op for op in record.ops if op.path == path]
         # Each loop is recorded twice, so that a loop inside another is there four times.
-        self.ops = passes[-(len(passes) // 2 ** len(path)) :]
+        count = len(passes) // 2 ** len(path)
+        before, self.ops = passes[-2 * count : -count], passes[-count:]
+        self.carried = {was.index: op for was, op in zip(before, self.ops, strict=True)}
+        self._delayed = [
+            op for op in self.ops if op.kind == "matmul" and op.name in self.mapping.delayed
+        ]
+        # Operands of delayed products stay where they are until these are done.
+        self._operands = {index: op for op in self._delayed for index in op.inputs}
+        self._delay()
         self.users: dict[int, list[Op]] = {}
         for op in self.ops:
             for index in op.inputs:
                 self.users.setdefault(index, []).append(op)
         self._fused = self._multiply_adds()
         self._staged = {op.index for op in staged_operands(record)}
+
+    def _delay(self) -> None:
+        """Moves delayed products behind the first of the others: that of the next tile."""
+        if not self._delayed:
+            return
+        rest = [op for op in self.ops if op not in self._delayed]
+        first = next((i for i, op in enumerate(rest) if op.kind == "matmul"), None)
+        if first is None:
+            raise ValueError(
+                f"kernel {self.record.kernel.name}: its mapping delays every matmul of the loop, "
+                "and leaves none to issue them beside"
+            )
+        self.ops = rest[: first + 1] + self._delayed + rest[first + 1 :]
+
+    def is_delayed(self, op: Op) -> bool:
+        """Whether a product is issued an iteration late."""
+        return op in self._delayed
+
+    def awaited_product(self, op: Op) -> Op | None:
+        """The delayed product an operation must wait for: it writes what that one reads."""
+        return self._operands.get(op.index)
+
+    def asynchronous(self, op: Op) -> bool:
+        """Whether an operation is a product that runs beside the warp."""
+        return op.kind == "matmul" and self.mapping.matrix_unit == "wgmma"
 
     def sources(self, op: Op) -> list[Op]:
         """The operations an operation takes its inputs from."""

@@ -55,7 +55,7 @@ class Copies:
         if self.mapping.copy_unit != "tma":  # TMA signals a barrier in shared memory instead
             self.emitter.append(Item("barrier", 1, 0))
         for load in self.buffered:
-            if self._issue_point(load)[0] == position:
+            if not self.mapping.producer_warps and self._issue_point(load)[0] == position:
                 self._copy(load)
 
     def fill(self, pieces: int) -> None:
@@ -83,12 +83,16 @@ class Copies:
     def finish(self) -> None:
         """Fills in what is left, and binds waits to copies.
 
-        Each wait needs the copy issued as many iterations back as there are buffers.
+        Each wait needs the copy issued as many iterations back as there are buffers. Producers
+        refill all buffers at the end: by then the products that read them are done.
         """
+        if self.mapping.producer_warps:
+            for load in self.buffered:
+                self._copy(load)
         self.fill(len(self.arriving))
         for load in self.buffered:
             wait, copy = self.waits[load.index], self.copies[load.index]
-            _, same_iteration = self._issue_point(load)
+            same_iteration = bool(self.mapping.producer_warps) or self._issue_point(load)[1]
             back = self.mapping.buffer_count(load.name) - (0 if same_iteration else 1)
             self.emitter.require(wait, copy, back)
 
@@ -127,7 +131,11 @@ class Copies:
             count = max(1, round(moved / (WARP * COPY_BYTES)))
             addresses = ADDRESS_INSTRUCTIONS * count
             self.emitter.arithmetic("alu", addresses, name=f"address {load.name}")
-        copy = self.emitter.l2("copy", moved, count=count, name=f"copy {load.name}")
+        # A cluster's blocks fetch a share each, and every one gets the whole tile.
+        read = moved / self.mapping.multicast_count(load.name)
+        copy = self.emitter.l2("copy", read, count=count, name=f"copy {load.name}")
         self.copies[load.index] = copy
-        # What arrives is written into shared memory while the next product runs.
-        self.arriving += [load.name] * max(1, round(moved / ARRIVING_BYTES))
+        # What arrives is written into shared memory while the next product runs; a tile that is
+        # transposed there is read and written once more.
+        passes = 3 if load.name in self.mapping.transposed else 1
+        self.arriving += [load.name] * max(1, round(passes * moved / ARRIVING_BYTES))

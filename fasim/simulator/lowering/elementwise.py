@@ -41,7 +41,7 @@ class Elementwise:
             for op in pending:
                 later = {other.index for other in left}
                 reduced = {other.index for other in run if other.kind in REDUCTIONS}
-                fits = not run or self.body.wide(op) == self.body.wide(run[0])
+                fits = not run or self._like(op, run[0])
                 if fits and not set(op.inputs) & (later | reduced):
                     run.append(op)
                 else:
@@ -49,6 +49,11 @@ class Elementwise:
             beside = self._beside(run, left)
             self._emit_run(run, beside)
             pending = [op for op in left if op not in beside]
+
+    def _like(self, op: Op, other: Op) -> bool:
+        """Whether two operations are over the same elements and wait for the same product."""
+        awaited = self.body.awaited_product(op) is self.body.awaited_product(other)
+        return awaited and self.body.wide(op) == self.body.wide(other)
 
     def _beside(self, run: list[Op], left: list[Op]) -> list[Op]:
         """Tile-wide operations to issue in the shadow of a run that the SFU holds up.
@@ -61,7 +66,10 @@ class Elementwise:
         return [
             op
             for op in left
-            if self.body.wide(op)[1] > 1 and op.kind not in SFU_OPS and not coming & set(op.inputs)
+            if self.body.wide(op)[1] > 1
+            and op.kind not in SFU_OPS
+            and not coming & set(op.inputs)
+            and self.body.awaited_product(op) is None
         ]
 
     def _emit_run(self, run: list[Op], beside: list[Op]) -> None:
@@ -99,15 +107,19 @@ class Elementwise:
             return
         needs = self._needs(op, group, parts)
         asynchronous = pipe == "sfu" and count > 1
-        parts[op.index].append(
-            self.emitter.arithmetic(
-                pipe, count, needs=needs, asynchronous=asynchronous, name=op.kind
-            )
+        item = self.emitter.arithmetic(
+            pipe, count, needs=needs, asynchronous=asynchronous, name=op.kind
         )
+        parts[op.index].append(item)
+        for index in op.inputs:
+            earlier = self.body.carried.get(index)
+            if earlier and self.body.asynchronous(earlier) and not self.body.is_delayed(earlier):
+                self.emitter.require_earlier(item, earlier.index)
 
     def _needs(self, op: Op, group: int, parts: dict[int, list[int]]) -> list[int]:
         """What a group waits for: the same group of the run's own values, others whole."""
-        needs: list[int] = []
+        awaited = self.body.awaited_product(op)
+        needs = [] if awaited is None else self.emitter.after((awaited.index,))
         for source in self.body.sources(op):
             made = parts.get(source.index)
             if made is None:

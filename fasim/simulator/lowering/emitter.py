@@ -26,6 +26,7 @@ class Emitter:
         self.items: list[Item] = []
         self._makers: dict[int, list[int]] = {}  # operation → the items that make its parts
         self._free: dict[int, tuple[int, ...]] = {}  # operation without items → what it takes
+        self._late: list[tuple[int, int]] = []  # item, operation of the iteration before
 
     # Items. Each method returns the index of the item it appends.
 
@@ -35,8 +36,18 @@ class Emitter:
 
     def require(self, item: int, needed: int, iterations_back: int) -> None:
         """Lets an item wait for one that may come after it in the stream."""
-        needs = ((needed, iterations_back),)
+        needs = (*self.items[item].needs, (needed, iterations_back))
         self.items[item] = replace(self.items[item], needs=needs)
+
+    def require_earlier(self, item: int, op_index: int) -> None:
+        """Lets an item wait for what an operation made in the iteration before."""
+        self._late.append((item, op_index))
+
+    def finish(self) -> None:
+        """Binds items to what the iteration before made, once all of it is known."""
+        for item, op_index in self._late:
+            for needed in self.after((op_index,)):
+                self.require(item, needed, 1)
 
     def arithmetic(
         self,

@@ -1,4 +1,9 @@
-"""A loop as the stream of one warp: which operation is emitted by whom, in program order."""
+"""A loop as the streams of a block: which operation is emitted by whom, in the order of issue.
+
+Warps that all do the same are one stream. Warpgroups that take turns at the tensor cores are a
+stream each, alike but for their barriers. Producer warps have none: they issue an instruction a
+tile, and what they wait for is bound into the waits of those that compute.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +25,8 @@ from fasim.simulator.lowering.instructions import (
 )
 from fasim.simulator.lowering.products import Products
 from fasim.simulator.lowering.staging import Staging
-from fasim.simulator.stream import Stream
+from fasim.simulator.lowering.turns import Turn
+from fasim.simulator.stream import Item, Stream
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
@@ -28,14 +34,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LoopStream:
-    """A lowered loop: its stream without and with the mask's instructions.
+    """A lowered loop: its streams, one a role, without and with the mask's instructions.
 
     Attributes:
         bytes_per_iteration: what a block's loads bring through the SM's L2 port.
     """
 
-    plain: Stream
-    masked: Stream
+    plain: tuple[Stream, ...]
+    masked: tuple[Stream, ...]
     bytes_per_iteration: int
 
 
@@ -49,15 +55,31 @@ def main_loop(record: Record) -> tuple[int, ...]:
 
 
 def lower(record: Record, gpu: Gpu, path: tuple[int, ...]) -> LoopStream:
-    """The stream of the loop at `path`, for one warp of the block."""
-    plain, loaded_bytes = _stream(LoopBody(record, gpu, path, masked=False))
-    masked, _ = _stream(LoopBody(record, gpu, path, masked=True))
+    """The streams of the loop at `path`, for the warps of one block on one scheduler."""
+    plain, loaded_bytes = _streams(LoopBody(record, gpu, path, masked=False))
+    masked, _ = _streams(LoopBody(record, gpu, path, masked=True))
     return LoopStream(plain, masked, loaded_bytes)
 
 
-def _stream(body: LoopBody) -> tuple[Stream, int]:
+def _streams(body: LoopBody) -> tuple[tuple[Stream, ...], int]:
+    """The roles of a block, and the bytes the whole of it loads."""
+    warps, groups = body.mapping.warps, body.mapping.warpgroups
+    turns: list[Turn | None] = [None]
+    if body.mapping.ping_pong and groups > 1:
+        turns = [Turn(group, groups) for group in range(groups)]
+    per_scheduler = max(1, ceil(warps / len(turns) / body.gpu.sm.schedulers))
+    streams = []
+    loaded_bytes = 0
+    for turn in turns:
+        items, loaded_bytes = _items(body, turn)
+        streams.append(Stream(items, per_scheduler))
+    return tuple(streams), loaded_bytes
+
+
+def _items(body: LoopBody, turn: Turn | None) -> tuple[tuple[Item, ...], int]:
     """One warp's items, and the bytes the whole block loads."""
     emitter = Emitter(body)
+    begins, ends = _turn_positions(body) if turn else (-1, -1)
     copies = Copies(body, emitter)
     products = Products(body, emitter, copies)
     elementwise = Elementwise(body, emitter)
@@ -68,6 +90,8 @@ def _stream(body: LoopBody) -> tuple[Stream, int]:
             elementwise.emit(pending)
             staging.store(pending)
             pending = []
+        if turn and position == begins:
+            emitter.append(turn.wait())
         copies.arrive(position)
         if is_elementwise(op):
             pending.append(op)
@@ -80,6 +104,8 @@ def _stream(body: LoopBody) -> tuple[Stream, int]:
             staging.reduce(op)
         elif op.kind == "load" and not body.is_buffered(op):
             copies.load(op)
+        if turn and position == ends:
+            emitter.append(turn.pass_on())
     elementwise.emit(pending)
     copies.arrive(len(body.ops))
     spilled = block_use(body.record).spilled_in_loop
@@ -87,6 +113,15 @@ def _stream(body: LoopBody) -> tuple[Stream, int]:
         warp_bytes = 2 * spilled * WARP * REGISTER_BYTES
         emitter.shared_memory(warp_bytes, 2 * spilled, name="spill")
     copies.finish()
+    emitter.finish()
     emitter.arithmetic("alu", LOOP_INSTRUCTIONS, name="loop")
-    per_scheduler = max(1, ceil(body.mapping.warps / body.gpu.sm.schedulers))
-    return Stream(tuple(emitter.items), per_scheduler), copies.loaded_bytes
+    return tuple(emitter.items), copies.loaded_bytes
+
+
+def _turn_positions(body: LoopBody) -> tuple[int, int]:
+    """The first matmul of an iteration, and the last of those issued back to back with it."""
+    products = [op.kind == "matmul" for op in body.ops]
+    first = last = products.index(True)
+    while last + 1 < len(products) and products[last + 1]:
+        last += 1
+    return first, last

@@ -16,6 +16,9 @@ from fasim.simulator.stream import Item
 # From the last wgmma's completion until a warp that waits for it goes on: seen between the
 # products of compiled FlashAttention-3 loops.
 WGMMA_WAIT_CYCLES = 60
+# wgmmas of one warp at the tensor core: one runs, one is ready behind it. So warpgroups that
+# multiply at the same time alternate, and end at the same time.
+WGMMA_QUEUE = 2
 
 
 class Products:
@@ -102,7 +105,7 @@ class Products:
         """wgmma: m64 × n of a warpgroup, asynchronous, at the tensor rate or shared memory's."""
         rows, columns = op.shape
         k = self.k_elements
-        warpgroups = max(1, self.mapping.warps // 4)
+        warpgroups = self.mapping.warpgroups
         rate = self.gpu.tensor_core.flops_per_clock[self.tensor_dtype]
         assert rate is not None  # the catalogue refuses dtypes without tensor cores
         tensor = 2 * WGMMA_ROWS * columns * k / rate
@@ -110,22 +113,44 @@ class Products:
         read_bytes = (a_rows + columns) * k * self.element_bytes
         shared = read_bytes / self.gpu.shared_memory.bytes_per_clock
         count = max(1, ceil(op.contraction / k)) * ceil(rows / WGMMA_ROWS / warpgroups)
-        needs = tuple((n, 0) for n in self.emitter.after(op.inputs))
-        product = self.emitter.append(
-            Item(
+        items = self._queue(op, count, max(tensor, shared))
+        product = items[-1]
+        self.emitter.made(op.index, [product])
+        if self.body.is_delayed(op):
+            # It is the iteration before's: so are its operands, and so is its value.
+            computed = [i for i in op.inputs if not self.body.is_buffered(self.body.record.ops[i])]
+            for index in computed:
+                self.emitter.require_earlier(items[0], index)
+            for before, now in self.body.carried.items():
+                if now is op:
+                    self.emitter.made(before, [product])
+        elif op.index == self.last and not self.body.used(op):
+            # A GEMM's accumulator: one step stays in flight while the next is issued.
+            self.emitter.append(Item("wait", 1, 0, needs=((product, 1),), name="wgmma wait"))
+
+    def _queue(self, op: Op, count: int, each: float) -> list[int]:
+        """The wgmmas of one product: the first waits for its operands, each for the queue.
+
+        A delayed product is queued whole: the warp does not wait for it, and goes on.
+        """
+        items: list[int] = []
+        at_once = count if self.body.is_delayed(op) else 1
+        for begin in range(0, count, at_once):
+            end = begin + at_once
+            needs = [] if begin else self.emitter.after(op.inputs)
+            if at_once == 1:
+                needs += items[: 1 - WGMMA_QUEUE][-1:]
+            item = Item(
                 "tensor",
-                count,
-                round(count * max(tensor, shared)),
-                WGMMA_WAIT_CYCLES,
-                needs,
+                at_once,
+                round(end * each) - round(begin * each),
+                WGMMA_WAIT_CYCLES if end == count else 0,
+                tuple((n, 0) for n in dict.fromkeys(needs)),
                 asynchronous=True,
                 name=op.name,
             )
-        )
-        self.emitter.made(op.index, [product])
-        if op.index == self.last and not self.body.used(op):
-            # A GEMM's accumulator: one step stays in flight while the next is issued.
-            self.emitter.append(Item("wait", 1, 0, needs=((product, 1),), name="wgmma wait"))
+            items.append(self.emitter.append(item))
+        return items
 
 
 def _share(total: int, group: int, groups: int) -> int:

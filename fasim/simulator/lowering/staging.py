@@ -7,7 +7,7 @@ memory, and fragments come by ldmatrix, transposed or not.
 
 from __future__ import annotations
 
-from fasim.hardware.gpu import WARP
+from fasim.hardware.gpu import LDMATRIX_BYTES, WARP
 from fasim.schedules.record import Op
 from fasim.simulator.lowering.body import LoopBody
 from fasim.simulator.lowering.emitter import Emitter
@@ -40,20 +40,35 @@ class Staging:
             moved = self.body.warp_bytes(op)
             stored = self.emitter.shared_memory(
                 moved,
-                moved / (WARP * STORE_BYTES),
+                moved / self._store_bytes(),
                 needs=self.emitter.after((op.index,)),
-                name="store operand",
+                name="stage",
             )
             self.emitter.made(op.index, [stored])
             self.behind_barrier = False
 
     def join(self, product: Op) -> None:
         """Before a product that reads what other warps have stored: the block joins once."""
-        stored = [op for op in self.body.sources(product)[:2] if self.body.is_staged(op)]
+        left, right = self.body.sources(product)[:2]
+        stored = [op for op in (left, right) if self.body.is_staged(op)]
+        if stored == [left] and self._is_own(left, product):
+            return
         if stored and not self.behind_barrier:
             needs = tuple((item, 0) for item in self.emitter.after(op.index for op in stored))
             self.emitter.append(Item("barrier", 1, 0, needs=needs))
             self.behind_barrier = True
+
+    def _store_bytes(self) -> int:
+        """Of one store instruction: kernels with wgmma have stmatrix, as wide as ldmatrix."""
+        wgmma = self.body.mapping.matrix_unit == "wgmma"
+        return LDMATRIX_BYTES if wgmma else WARP * STORE_BYTES
+
+    def _is_own(self, left: Op, product: Op) -> bool:
+        """Whether warps read only rows they wrote themselves: not transposed, all over rows."""
+        whole = product.shape[0] // self.body.mapping.warps
+        makes = self.body.mapping.warp_tile(left.shape)[0]
+        takes = self.body.mapping.warp_tile(product.shape, product.name)[0]
+        return left.axes[0] == product.axes[0] and makes == takes == max(16, whole)
 
     def reduce(self, op: Op) -> None:
         """Adds a tile to global memory: RED, through the L2 write port; nothing waits for it."""
