@@ -148,7 +148,8 @@ def test_schedules_and_implementations_are_listed() -> None:
     names = [s["name"] for s in strict_json(fasim("schedules --json").stdout)["schedules"]]
     assert names == ["standard", "flash1", "flash2", "decode", "split_kv", "flash3"]
     listed = strict_json(fasim("implementations --json").stdout)["implementations"]
-    assert [i["name"] for i in listed] == ["flash-attn-2", "flash-attn-3", "cudnn", "pytorch"]
+    names = [i["name"] for i in listed]
+    assert names == ["flash-attn-2", "flash-attn-3", "cudnn", "pytorch", "triton"]
     assert all(i["source"] for i in listed)
 
 

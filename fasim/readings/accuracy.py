@@ -10,6 +10,7 @@ from fasim.schedules import catalog
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
+    from fasim.readings.rounding import Array
     from fasim.schedules.plan import Options
 
 SAMPLE = 256  # queries and keys, at most: one head of that size runs in milliseconds
@@ -17,7 +18,7 @@ SAMPLE = 256  # queries and keys, at most: one head of that size runs in millise
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Largest error of O against float64, on a sample.
+    """Largest error against float64, on a sample: of O, or of dQ, dK and dV, or of all four.
 
     Attributes:
         reference_error: the same of plain attention rounded to the dtype at every step: the
@@ -66,12 +67,22 @@ def accuracy(
     planned = catalog.plan(sample, gpu, schedule, implementation, options)
     inputs = numerics.random_inputs(sample)
     q, k, v = inputs["Q"], inputs["K"], inputs["V"]
-    output = numerics.run(planned.kernels, inputs).tensors["O"]
-    exact, _ = reference.attention(sample, q, k, v)
-    plain = reference.attention_in(sample, q, k, v)
+    tensors = numerics.run(planned.kernels, inputs).tensors
+    names: list[str] = []
+    exact: list[reference.Float64] = []
+    plain: list[Array] = []
+    if sample.direction != "backward":
+        names.append("O")
+        exact.append(reference.attention(sample, q, k, v)[0])
+        plain.append(reference.attention_in(sample, q, k, v))
+    if sample.direction != "forward":
+        names += ["dQ", "dK", "dV"]
+        exact += reference.gradients(sample, q, k, v, inputs["dO"])
+        plain += reference.gradients_in(sample, q, k, v, inputs["dO"])
+    outputs = [tensors[name] for name in names]
     return Accuracy(
-        float(np.abs(output - exact).max()),
-        float(np.abs(plain - exact).max()),
+        max(float(np.abs(a - b).max()) for a, b in zip(outputs, exact, strict=True)),
+        max(float(np.abs(a - b).max()) for a, b in zip(plain, exact, strict=True)),
         sample.seqlen_q,
         sample.seqlen_k,
     )

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from fasim.schedules.language import Kernel
 from fasim.schedules.record import cached_record
 
+# Backward reads O; the caller holds it all the same.
+RESULTS = frozenset({"O"})
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -34,7 +37,7 @@ def footprint(kernels: tuple[Kernel, ...]) -> Footprint:
             sizes[tensor.name] = tensor.allocated_bytes(kernel.lengths)
             first.setdefault(tensor.name, index)
             last[tensor.name] = index
-    end, handed_on = len(kernels) - 1, intermediates(kernels)
+    end, handed_on = len(kernels) - 1, intermediates(kernels) - RESULTS
     for name in sizes:
         if name not in handed_on:  # an input or an output: the caller holds it
             first[name], last[name] = 0, end

@@ -43,14 +43,19 @@ class GlobalTensor:
         self.access = Access()
         self._writer = np.full(self.values.shape, NOBODY)
         self._unread = np.zeros(self.values.shape, bool)
+        self._loaded = self._reduced = False
 
     def read(self, index: Index, block: int) -> Array:
         """A copy of the elements at `index`.
 
         Raises:
-            ProgramError: nothing, or another block of this kernel, has written one of them.
+            ProgramError: nothing, or another block of this kernel, has written one of them, or
+                this kernel reduces into the tensor.
         """
         name = self.tensor.name
+        self._loaded = True
+        if self._reduced:
+            raise ProgramError(f"reads {name}, into which this kernel reduces")
         if not self._defined[index].all():
             raise ProgramError(f"reads elements of {name} that nothing has written")
         if self._touched_by_others(index, block):
@@ -65,9 +70,11 @@ class GlobalTensor:
 
         Raises:
             ProgramError: another block of this kernel has written one of them, or this block
-                has and not read it since.
+                has and not read it since, or this kernel reduces into the tensor.
         """
         name = self.tensor.name
+        if self._reduced:
+            raise ProgramError(f"writes {name}, into which this kernel reduces")
         if self._touched_by_others(index, block):
             raise ProgramError(f"writes what another block of this kernel wrote to {name}")
         if self._unread[index].any():
@@ -77,6 +84,24 @@ class GlobalTensor:
         self._writer[index] = block
         self._unread[index] = True
         self.access.write_bytes += self.values[index].size * self.tensor.element_bytes
+
+    def add(self, index: Index, values: Array) -> None:
+        """Adds to the elements at `index`; blocks may add to the same ones in any order.
+
+        Raises:
+            ProgramError: nothing has written one of them, or this kernel loads or stores the
+                tensor.
+        """
+        name = self.tensor.name
+        self._reduced = True
+        if self._loaded:
+            raise ProgramError(f"reduces into {name}, which this kernel reads")
+        if (self._writer != NOBODY).any():
+            raise ProgramError(f"reduces into {name}, which this kernel writes")
+        if not self._defined[index].all():
+            raise ProgramError(f"reduces into elements of {name} that nothing has written")
+        self.values[index] += values
+        self.access.reduce_bytes += values.size * self.tensor.element_bytes
 
     def _touched_by_others(self, index: Index, block: int) -> bool:
         writer = self._writer[index]

@@ -15,7 +15,7 @@ from fasim.problem import Attention
 from fasim.readings import layout
 from fasim.readings.global_memory import GlobalTensor
 from fasim.readings.numpy_block import NumpyBlock
-from fasim.readings.reference import visible
+from fasim.readings.reference import attention, softmax, visible
 from fasim.readings.rounding import Array, round_to
 from fasim.readings.traffic import Level
 from fasim.schedules.chain import PAGE_TABLE
@@ -108,8 +108,9 @@ def _run_kernel(
 def random_inputs(problem: Attention, seed: int = 0, size: float = 1.0) -> dict[str, Array]:
     """Normally distributed Q, K and V of the problem's shapes, rounded to its dtype.
 
-    With them `mask` [seqlen_q, seqlen_k], 0 or −inf, for chains that add one, and K_new and V_new
-    [batch, seqlen_q, kv_heads·head_dim] for those that write the cache.
+    With them `mask` [seqlen_q, seqlen_k], 0 or −inf, for chains that add one; K_new and V_new
+    [batch, seqlen_q, kv_heads·head_dim] for those that write the cache; dO where gradients are
+    wanted, and for backward alone all that a forward run may have saved.
 
     Args:
         size: standard deviation of the values.
@@ -130,4 +131,25 @@ def random_inputs(problem: Attention, seed: int = 0, size: float = 1.0) -> dict[
         for name, shape in shapes.items()
     }
     inputs["mask"] = np.where(visible(problem), np.float32(0), np.float32(-np.inf))
+    if problem.direction != "forward":
+        do = random.standard_normal(shapes["Q"]).astype(np.float32)
+        inputs["dO"] = round_to(do, problem.dtype)
+    if problem.direction == "backward":
+        inputs |= saved_by_forward(problem, inputs)
     return inputs
+
+
+def saved_by_forward(problem: Attention, inputs: dict[str, Array]) -> dict[str, Array]:
+    """What forward schedules leave for their backward ones, of the float64 reference.
+
+    O, P and copies of Q, K and V in the problem's dtype; LSE, row_max (of scores not yet scaled)
+    and row_sum in FP32.
+    """
+    q, k, v = (inputs[name] for name in "QKV")
+    output, lse = attention(problem, q, k, v)
+    p, row_max, row_sum = softmax(problem, q, k)
+    single = {"LSE": lse, "row_max": row_max / problem.scale, "row_sum": row_sum}
+    saved = {name: values.astype(np.float32) for name, values in single.items()}
+    for name, values in (("O", output), ("P", p)):
+        saved[name] = round_to(values.astype(np.float32), problem.dtype)
+    return saved | {f"{name}_copy": inputs[name] for name in "QKV"}

@@ -181,23 +181,32 @@ class NumpyBlock(Block):
         values = _tile(tile).value()
         self.memory[tensor].write(index, values if len(sides) > 1 else values[:, 0], self.number)
 
+    def reduce(self, tensor: str, tile: Tile, *rows: Rows) -> None:
+        index, sides = self._place(tensor, rows)
+        values = _tile(tile).value()
+        self.memory[tensor].add(index, values if len(sides) > 1 else values[:, 0])
+
     def _place(self, name: str, rows: tuple[Rows, ...]) -> tuple[Index, list[Range]]:
         """Where a tile lies in a tensor: the index into it, and its sides."""
         given = {r.axis: r for r in rows}
         index: list[int | slice] = []
         sides: list[Range] = []
         for axis in self.kernel.tensor(name).axes:
-            if axis in given and axis in ONE_BY_ONE:
-                index.append(_range(given[axis]).start)
-            elif axis in self.coordinates and axis in ONE_BY_ONE:
-                index.append(self.coordinates[axis])
-            elif axis == "kv_head":
-                index.append(self.coordinates["head"] // self.kernel.problem.group)
+            if axis in ONE_BY_ONE:
+                one = _range(given[axis]).start if axis in given else self._coordinate(axis)
+                index.append(one)
             else:
                 side = _range(given[axis] if axis in given else self.all(axis))
                 index.append(slice(side.start, side.stop))
                 sides.append(side)
         return tuple(index), sides
+
+    def _coordinate(self, axis: str) -> int:
+        """The block's place along an axis that is taken one by one."""
+        if axis in self.coordinates:
+            return self.coordinates[axis]
+        kv_head, member = divmod(self.coordinates["head"], self.kernel.problem.group)
+        return {"kv_head": kv_head, "group": member}[axis]
 
     def _occupy(self, tile: NumpyTile, tensor: str) -> None:
         """Holds a shared-memory buffer for as long as the program holds the tile."""

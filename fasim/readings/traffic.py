@@ -15,6 +15,7 @@ from fasim.schedules.language import Kernel
 from fasim.schedules.record import Op, Record, cached_record
 from fasim.schedules.visits import visible_pairs, visible_rows
 
+ACCESSES = ("load", "store", "reduce")
 SFU_OPS = ("exp2", "log2", "inverse")
 FP32_OPS = ("add", "sub", "mul", "maximum", "row_max", "row_sum")
 
@@ -119,13 +120,15 @@ def traffic(kernels: tuple[Kernel, ...]) -> Traffic:
 
 def _kernel_traffic(record: Record) -> KernelTraffic:
     counter = Counter(record)
-    accesses = [op for op in record.once() if op.kind in ("load", "store")]
+    accesses = [op for op in record.once() if op.kind in ACCESSES]
     global_: Level = {}
     for op in accesses:
         moved = counter.elements(op) * record.kernel.tensor(op.name).element_bytes
         access = global_.setdefault(op.name, Access())
         if op.kind == "load":
             access.read_bytes += moved
+        elif op.kind == "reduce":
+            access.reduce_bytes += moved
         else:
             access.write_bytes += moved
     return KernelTraffic(
@@ -148,13 +151,18 @@ def _compulsory(record: Record, accesses: list[Op]) -> Level:
             lengths = dict(kernel.lengths)
             if "q" in tensor.axes and all(_under_mask(record, op) for op in uses):
                 lengths["q"] = visible_rows(kernel.problem) * kernel.group
-            level[tensor.name] = Access(read_bytes=tensor.bytes(lengths))
+            distinct = tensor.bytes(lengths)
+            reduced = any(op.kind == "reduce" for op in uses)
+            level[tensor.name] = (
+                Access(reduce_bytes=distinct) if reduced else Access(read_bytes=distinct)
+            )
     return level
 
 
-def _under_mask(record: Record, load: Op) -> bool:
-    """Whether a load is first used in a loop over what its rows see: unseen rows skip it."""
-    return any(record.loops[number].seen_from is not None for number in load.used_in or ())
+def _under_mask(record: Record, access: Op) -> bool:
+    """Whether a load is first used, or a reduction done, in a loop over what its rows see."""
+    around = access.path if access.kind == "reduce" else access.used_in or ()
+    return any(record.loops[number].seen_from is not None for number in around)
 
 
 def _flops(record: Record, counter: Counter) -> Flops:

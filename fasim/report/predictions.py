@@ -125,7 +125,17 @@ def _bytes(prediction: Prediction) -> str:
     names = list(prediction.traffic["global"])
     rows = [[name, *_cells(prediction.traffic, levels, name)] for name in names]
     rows.append(["all", *_cells(prediction.traffic, levels, None)])
-    return table(header, rows)
+    return "\n".join([table(header, rows), *_reductions(prediction)])
+
+
+def _reductions(prediction: Prediction) -> list[str]:
+    """What of the writes is added to memory rather than stored, by tensor."""
+    return [
+        f"of the writes to {name}, {bytes_text(access.reduce_bytes)} global are reductions: "
+        "FP32 values added by L2"
+        for name, access in prediction.traffic["global"].items()
+        if access.reduce_bytes
+    ]
 
 
 def _cells(traffic: Mapping[str, Level], levels: list[str], name: str | None) -> list[str]:
@@ -146,6 +156,8 @@ def _accesses(prediction: Prediction) -> str:
                 rows.append((f"{kernel.name}: read {name}", bytes_text(access.read_bytes)))
             if access.write_bytes:
                 rows.append((f"{kernel.name}: write {name}", bytes_text(access.write_bytes)))
+            if access.reduce_bytes:
+                rows.append((f"{kernel.name}: reduce {name}", bytes_text(access.reduce_bytes)))
     return table(("access", "bytes"), rows)
 
 

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
 from fasim.schedules.fit import largest_fit, overflow
-from fasim.schedules.implementations import cudnn, flash_attn_2, flash_attn_3, pytorch, textbook
+from fasim.schedules.implementations import (
+    cudnn,
+    flash_attn_2,
+    flash_attn_3,
+    pytorch,
+    textbook,
+    triton,
+)
 from fasim.schedules.plan import Entry, Options, Plan, Refused, flag, listed
 from fasim.schedules.tiling import Tiling
 
@@ -19,7 +26,7 @@ if TYPE_CHECKING:
 SCHEDULES = {entry.name: entry for entry in (*textbook.ENTRIES, flash_attn_3.SCHEDULE)}
 IMPLEMENTATIONS = {
     entry.name: entry
-    for entry in (flash_attn_2.ENTRY, flash_attn_3.ENTRY, cudnn.ENTRY, pytorch.ENTRY)
+    for entry in (flash_attn_2.ENTRY, flash_attn_3.ENTRY, cudnn.ENTRY, pytorch.ENTRY, triton.ENTRY)
 }
 
 

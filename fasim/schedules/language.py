@@ -22,7 +22,7 @@ LOG2_E = 1.4426950408889634
 ELEMENT_BYTES = {**DTYPE_BYTES, "int32": 4}
 # Axes that go one by one: a tile holds one index of each, given by the block's coordinates or by
 # a loop, and has no side along them.
-ONE_BY_ONE = ("batch", "head", "kv_head", "split")
+ONE_BY_ONE = ("batch", "head", "kv_head", "group", "split")
 
 
 class ProgramError(Exception):
@@ -34,7 +34,8 @@ class Tensor:
     """A tensor in global memory, declared by the names of its axes.
 
     `axes` are names of the kernel's axes, outermost first: ("batch", "kv_head", "k", "d").
-    Grouped-query attention is the one word "kv_head" in place of "head".
+    Grouped-query attention is the one word "kv_head" in place of "head"; "group" counts the
+    query heads of one kv_head.
 
     Attributes:
         page_rows: rows of "k" in a page, for a tensor that lies in a pool of pages, which a page
@@ -78,7 +79,7 @@ class Kernel:
         grid: axes whose tiles are the blocks, fastest-varying first: ("q", "batch", "head").
         lengths: elements along every axis.
         tiles: rows a block or a loop step takes of an axis; an axis not named is taken whole.
-        tensors: everything the program loads or stores.
+        tensors: everything the program loads, stores or reduces into.
         descending: axes whose loops run from the last tile to the first.
         group: query heads folded into the rows of "q" (packed GQA): row r is query r // group of
             head r % group of its key/value head.
@@ -272,6 +273,10 @@ class Block(ABC):
     @abstractmethod
     def store(self, tensor: str, tile: Tile, *rows: Rows) -> None:
         """A tile into global memory."""
+
+    @abstractmethod
+    def reduce(self, tensor: str, tile: Tile, *rows: Rows) -> None:
+        """An FP32 tile added to global memory, atomically; blocks may add to the same place."""
 
     @abstractmethod
     def full(self, value: float, rows: Rows, cols: Rows | None = None) -> Tile:

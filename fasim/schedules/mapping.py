@@ -40,6 +40,7 @@ class Mapping:
         instructions_per_element: for streaming kernels whose compiled length is known:
             issued instructions per element; the program's own count otherwise.
         warp_grid: rows × columns of warps over a tile of a product; all over rows if not given.
+        warp_grids: (name of a matmul, its warp_grid) of those that differ.
         persistent: blocks stay and take tile after tile, whose start and end overlap.
         block_order: `grid` (blockIdx order), or `longest-first`: in sections of heads, all of a
             section's heaviest causal blocks, then the next lighter.
@@ -64,6 +65,7 @@ class Mapping:
     computing_registers: int | None = None
     instructions_per_element: float | None = None
     warp_grid: tuple[int, int] | None = None
+    warp_grids: tuple[tuple[str, tuple[int, int]], ...] = ()
     persistent: bool = False
     block_order: Literal["grid", "longest-first"] = "grid"
     section_bytes: int = 0
@@ -80,10 +82,15 @@ class Mapping:
         """Groups of four warps that compute; one where there are fewer."""
         return max(1, self.warps // 4)
 
-    def warp_tile(self, shape: tuple[int, int]) -> tuple[int, int]:
+    def warp_tile(self, shape: tuple[int, int], matmul: str = "") -> tuple[int, int]:
         """Rows and columns of a tile that one warp works on; 16 rows at least."""
-        down, across = self.warp_grid or (self.warps, 1)
+        usual = self.warp_grid or (self.warps, 1)
+        down, across = dict(self.warp_grids).get(matmul, usual)
         return max(min(16, shape[0]), shape[0] // down), max(1, shape[1] // across)
+
+    def in_registers(self, matmul: str) -> bool:
+        """Whether a matmul takes its left operand from the registers it was computed in."""
+        return matmul in self.operands_in_registers
 
     def buffer_count(self, tensor: str) -> int:
         """Shared-memory buffers of a tensor; 0 if it does not pass through shared memory."""

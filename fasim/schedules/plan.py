@@ -113,10 +113,35 @@ def flag(option: str) -> str:
     return "--" + option.replace("_", "-")
 
 
+Kernels = tuple[Kernel, ...]
+
+
+def chain_of(
+    problem: Attention, forward: Callable[[], Kernels], backward: Callable[[], Kernels]
+) -> Kernels:
+    """The kernels of the problem's direction: forward, backward, or one after the other."""
+    first = forward() if problem.direction != "backward" else ()
+    return first + (backward() if problem.direction != "forward" else ())
+
+
+def backward_tile(problem: Attention, forward: Tile, backward: Tile) -> tuple[str, ...]:
+    """The assumption that says which tile backward takes, where a plan shows forward's."""
+    if problem.direction != "both" or forward == backward:
+        return ()
+    return (f"backward takes the tile {backward[0]}x{backward[1]}",)
+
+
 def check_forward(problem: Attention, gpu: Gpu) -> str | None:
-    """Why a forward schedule cannot run this problem on this GPU; None if it can."""
+    """Why a schedule that only runs forward cannot take this problem; None if it can."""
     if problem.direction != "forward":
         return f"direction is {problem.direction}; it runs forward"
+    return check_dtype(problem, gpu)
+
+
+def check_dtype(problem: Attention, gpu: Gpu) -> str | None:
+    """Why a GPU cannot multiply the problem's dtype, or take its gradients; None if it can."""
+    if problem.dtype == "fp8" and problem.direction != "forward":
+        return f"direction is {problem.direction}; fp8 runs forward"
     rates = gpu.tensor_core.flops_per_clock
     if rates[TENSOR_DTYPE[problem.dtype]] is None:
         taken = [dtype for dtype in DTYPE_BYTES if rates[TENSOR_DTYPE[dtype]] is not None]

@@ -31,13 +31,14 @@ class Op:
     """One tile operation as recorded.
 
     Attributes:
-        kind: load, store, full, matmul, mask, cast, row_max, row_sum, or an elementwise name.
-        name: the tensor of a load or store, the name of a matmul.
+        kind: load, store, reduce, full, matmul, mask, cast, row_max, row_sum, or an elementwise
+            name.
+        name: the tensor of a load, store or reduce; the name of a matmul.
         inputs: indices of the operations whose results it takes, in order.
         shape: rows and columns of a *full* tile of the result; columns 1 for one value a row.
         axes: the axes of rows and columns.
-        rows: for a load or store, the range that binds each of the tensor's axes; batch and
-            head axes are bound by the block's coordinates and absent.
+        rows: for a load, store or reduce, the range that binds each of the tensor's axes; batch
+            and head axes that the block's coordinates bind are absent.
         path: the loops around it, outermost first.
         iteration: 0, or 1 in the second recorded pass of a loop around it.
         used_in: for a load, the loops around its first use: it happens if these run at all.
@@ -184,27 +185,39 @@ class _Recorder(Block):
         return self.kernel.tensor(tensor).dtype
 
     def load(self, tensor: str, *rows: Rows, through: Tile | None = None) -> Tile:
-        bound, sides = self._bind(tensor, rows)
+        bound, down, across = self._bind(tensor, rows)
         declared = self.kernel.tensor(tensor)
         if (through is not None) != bool(declared.page_rows):
             raise ProgramError(f"{tensor} lies in pages or is contiguous, and is loaded otherwise")
         entries = () if through is None else (through,)
-        cols = sides[1] if len(sides) > 1 else None
         return self.emit(
-            "load", sides[0], cols, inputs=entries, name=tensor, rows=bound, dtype=declared.dtype
+            "load", down, across, inputs=entries, name=tensor, rows=bound, dtype=declared.dtype
         )
 
     def store(self, tensor: str, tile: Tile, *rows: Rows) -> None:
-        bound, sides = self._bind(tensor, rows)
         declared = self.kernel.tensor(tensor).dtype
         given = self.ops[tile.op].dtype if isinstance(tile, _Tile) else ""
         if given != declared:
             raise ProgramError(f"{tensor} is declared {declared} and a {given} tile is stored")
-        cols = sides[1] if len(sides) > 1 else None
-        self.emit("store", sides[0], cols, inputs=(tile,), name=tensor, rows=bound, dtype=declared)
+        self._emit_write("store", tensor, tile, rows)
 
-    def _bind(self, name: str, rows: tuple[Rows, ...]) -> tuple[dict[str, Rows], list[Rows]]:
-        """The ranges of the axes that the block's coordinates do not give; those that are sides."""
+    def reduce(self, tensor: str, tile: Tile, *rows: Rows) -> None:
+        declared = self.kernel.tensor(tensor).dtype
+        given = self.ops[tile.op].dtype if isinstance(tile, _Tile) else ""
+        if (given, declared) != ("fp32", "fp32"):
+            raise ProgramError(
+                f"{tensor} is declared {declared} and a {given} tile is reduced into it; "
+                "both must be fp32"
+            )
+        self._emit_write("reduce", tensor, tile, rows)
+
+    def _emit_write(self, kind: str, tensor: str, tile: Tile, rows: tuple[Rows, ...]) -> None:
+        bound, down, across = self._bind(tensor, rows)
+        dtype = self.kernel.tensor(tensor).dtype
+        self.emit(kind, down, across, inputs=(tile,), name=tensor, rows=bound, dtype=dtype)
+
+    def _bind(self, name: str, rows: tuple[Rows, ...]) -> tuple[dict[str, Rows], Rows, Rows | None]:
+        """The range of each axis that the block's coordinates do not give; the tile's sides."""
         given = {r.axis: r for r in rows}
         axes = self.kernel.tensor(name).axes
         for axis in given:
@@ -215,7 +228,8 @@ class _Recorder(Block):
             for axis in axes
             if axis in given or axis not in ONE_BY_ONE
         }
-        return bound, [bound[axis] for axis in axes if axis not in ONE_BY_ONE]
+        sides = [bound[axis] for axis in axes if axis not in ONE_BY_ONE]
+        return bound, sides[0], sides[1] if len(sides) > 1 else None
 
     def full(
         self,
@@ -264,7 +278,8 @@ def record(kernel: Kernel) -> Record:
 
     Raises:
         ProgramError: the program breaks a rule: an undeclared tensor, a dtype mismatch, a
-            tile loaded and never used, a loop left early, a branch on rows or values.
+            tile loaded and never used, a tensor reduced into and loaded or stored too, a loop
+            left early, a branch on rows or values.
     """
     recorder = _Recorder(kernel)
     kernel.program(recorder, kernel.problem)
@@ -273,6 +288,13 @@ def record(kernel: Kernel) -> Record:
     for op in recorder.ops:
         if op.kind == "load" and op.used_in is None:
             raise ProgramError(f"kernel {kernel.name} loads a tile of {op.name} and never uses it")
+    reduced = {op.name for op in recorder.ops if op.kind == "reduce"}
+    for op in recorder.ops:
+        if op.kind in ("load", "store") and op.name in reduced:
+            raise ProgramError(
+                f"kernel {kernel.name} reduces into {op.name} and {op.kind}s it too: "
+                "what it finds there depends on the order of blocks"
+            )
     return Record(kernel, tuple(recorder.ops), tuple(recorder.loops))
 
 

@@ -31,7 +31,8 @@ class BlockUse:
     """What one block asks of an SM.
 
     Attributes:
-        shared_memory_bytes: buffers × full tiles, over the tensors that pass through it.
+        shared_memory_bytes: buffers × full tiles, over the tensors that pass through it, and
+            the computed tiles that products take from it.
         registers_per_thread: as allotted: compiled or estimated, at most 255, in eights.
         spilled_registers: of the estimate, those over what a thread can have (255, or what
             setmaxnreg leaves it): they live in local memory.
@@ -62,7 +63,9 @@ def block_use(record: Record) -> BlockUse:
     """What a block of the recorded kernel occupies."""
     kernel, mapping = record.kernel, record.kernel.mapping
     shared = sum(_tensor_bytes(record, tensor) for tensor in kernel.tensors)
-    shared += sum(_operand_bytes(record, op) for op in record.once())
+    shared += sum(
+        op.elements * DTYPE_BYTES[op.dtype] for op in staged_operands(record) if op.iteration == 0
+    )
     besides, accumulators = _estimate_registers(record)
     registers = mapping.registers_per_thread or besides + accumulators
     spilled = max(0, registers - MAX_REGISTERS)
@@ -78,6 +81,24 @@ def block_use(record: Record) -> BlockUse:
         # A streaming kernel goes over its elements once: it has no loop to spill in.
         spilled_in_loop=max(0, spilled - besides) if multiplies else 0,
     )
+
+
+def staged_operands(record: Record) -> list[Op]:
+    """Computed tiles that a product takes from shared memory, as it cannot from registers.
+
+    A left operand stays in registers where the mapping says so; any other lies spread over
+    warps that do not need it, or transposed.
+    """
+    staged: dict[int, Op] = {}
+    for product in record.ops:
+        if product.kind != "matmul":
+            continue
+        left, right = (record.ops[index] for index in product.inputs[:2])
+        stays = record.kernel.mapping.in_registers(product.name)
+        for operand in (right,) if stays else (left, right):
+            if operand.kind != "load":
+                staged[operand.index] = operand
+    return list(staged.values())
 
 
 def _tensor_bytes(record: Record, tensor: Tensor) -> int:
@@ -99,22 +120,11 @@ def _tile_bytes(record: Record, kind: str, tensor: Tensor) -> int:
     return max((op.elements for op in ops), default=0) * tensor.element_bytes
 
 
-def _operand_bytes(record: Record, op: Op) -> int:
-    """Shared memory of a matmul's computed left operand, unless that stays in registers."""
-    if op.kind != "matmul" or op.name in record.kernel.mapping.operands_in_registers:
-        return 0
-    operand = record.ops[op.inputs[0]]
-    if operand.kind == "load":
-        return 0
-    return operand.elements * DTYPE_BYTES[operand.dtype]
-
-
 def _estimate_registers(record: Record) -> tuple[int, int]:
     """Registers of a thread besides its accumulators or elements, and for those."""
     threads = 32 * record.kernel.mapping.warps
-    matmuls = {op.name: op for op in record.once() if op.kind == "matmul"}
-    if matmuls:
-        accumulators = sum(op.elements for op in matmuls.values())
+    accumulators = _accumulators(record)
+    if accumulators:
         asynchronous = record.kernel.mapping.matrix_unit == "wgmma"
         if record.kernel.mapping.producer_warps:
             return SPECIALISED_KERNEL_REGISTERS, -(-accumulators // threads)
@@ -122,6 +132,33 @@ def _estimate_registers(record: Record) -> tuple[int, int]:
         return besides, -(-accumulators // threads)
     widest = max(op.elements for op in record.once())
     return STREAMING_KERNEL_REGISTERS, -(-widest // threads)
+
+
+def _accumulators(record: Record) -> int:
+    """Elements of the products' results that live at one time, at most.
+
+    One that a loop carries lives throughout; another until the last FP32 operation on it, or on
+    what such operations make of it in place.
+    """
+    matmuls = [op for op in record.once() if op.kind == "matmul"]
+    carried = {op.name: op.elements for op in matmuls if len(op.inputs) > 2}
+    ends: dict[int, int] = {}  # product → the last operation on its result
+    products: dict[int, set[int]] = {}  # value → products that it stands in the place of
+    for op in record.once():
+        taken = set().union(*(products.get(index, set()) for index in op.inputs))
+        ends |= dict.fromkeys(taken, op.index)
+        if op.kind == "matmul" and op.name not in carried:
+            ends[op.index], products[op.index] = op.index, {op.index}
+        elif op.kind != "matmul" and op.dtype == "fp32":
+            products[op.index] = {n for n in taken if record.ops[n].shape == op.shape}
+    passing = max(
+        (
+            sum(record.ops[n].elements for n, end in ends.items() if n <= start < end)
+            for start in ends
+        ),
+        default=0,
+    )
+    return sum(carried.values()) + passing
 
 
 def residency(use: BlockUse, gpu: Gpu) -> Residency:

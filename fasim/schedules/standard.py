@@ -32,24 +32,42 @@ class Gemm:
     stages: int
     mapping: Mapping
 
+    def head_tile(self, problem: Attention) -> int:
+        """Columns of a result as wide as the head: its own width, padded, if that is less."""
+        return min(self.tile_n, -(-problem.head_dim // 32) * 32)
+
     def mapped(self, left: str, right: str) -> Mapping:
         """The mapping with this many stages of its two operands."""
         return self.mapping.with_buffers(((left, self.stages), (right, self.stages)))
 
 
-def query_key_kernel(problem: Attention, gemm: Gemm, q: str = "Q", k: str = "K") -> Kernel:
-    """S = QKᵀ·scale; the scale is applied in the epilogue."""
+def query_key_kernel(
+    problem: Attention,
+    gemm: Gemm,
+    q: str = "Q",
+    k: str = "K",
+    s: str = "S",
+    scale: float | None = None,
+    name: str = "query_key",
+) -> Kernel:
+    """S = QKᵀ·scale, or the same product of other tensors; scaled in the epilogue.
+
+    Args:
+        scale: the problem's unless given.
+    """
+    factor = problem.scale if scale is None else scale
 
     def query_key(block: Block, problem: Attention) -> None:
         m_rows, n_rows = block.rows("q"), block.rows("k")
         acc_s = block.full(0.0, m_rows, n_rows)
         for d_rows in block.loop("d"):
             q_tile, k_tile = block.load(q, m_rows, d_rows), block.load(k, n_rows, d_rows)
-            acc_s = block.matmul(q_tile, k_tile.T, acc=acc_s, name="S")
-        block.store("S", (acc_s * problem.scale).to(problem.dtype), m_rows, n_rows)
+            acc_s = block.matmul(q_tile, k_tile.T, acc=acc_s, name=s)
+        acc_s = acc_s if factor == 1 else acc_s * factor
+        block.store(s, acc_s.to(problem.dtype), m_rows, n_rows)
 
     return Kernel(
-        name="query_key",
+        name=name,
         program=query_key,
         problem=problem,
         grid=("q", "k", "head", "batch"),
@@ -58,7 +76,7 @@ def query_key_kernel(problem: Attention, gemm: Gemm, q: str = "Q", k: str = "K")
         tensors=(
             Tensor(q, QUERY, problem.dtype),
             Tensor(k, KEY, problem.dtype),
-            Tensor("S", SCORES, problem.dtype),
+            Tensor(s, SCORES, problem.dtype),
         ),
         mapping=gemm.mapped(q, k),
     )
@@ -89,34 +107,39 @@ def softmax_kernel(
     )
 
 
-def probability_value_kernel(problem: Attention, gemm: Gemm, v: str = "V", o: str = "O") -> Kernel:
-    """O = PV; a head narrower than a tile takes a tile of its own width."""
+def probability_value_kernel(
+    problem: Attention,
+    gemm: Gemm,
+    v: str = "V",
+    o: str = "O",
+    p: str = "P",
+    scale: float = 1.0,
+    name: str = "probability_value",
+) -> Kernel:
+    """O = PV, or the same product of other tensors; a narrow head takes a tile of its own width."""
 
     def probability_value(block: Block, problem: Attention) -> None:
         m_rows, d_rows = block.rows("q"), block.rows("d")
         acc_o = block.full(0.0, m_rows, d_rows)
         for n_rows in block.loop("k"):
-            p, v_tile = block.load("P", m_rows, n_rows), block.load(v, n_rows, d_rows)
-            acc_o = block.matmul(p, v_tile, acc=acc_o, name="O")
+            p_tile, v_tile = block.load(p, m_rows, n_rows), block.load(v, n_rows, d_rows)
+            acc_o = block.matmul(p_tile, v_tile, acc=acc_o, name=o)
+        acc_o = acc_o if scale == 1 else acc_o * scale
         block.store(o, acc_o.to(problem.dtype), m_rows, d_rows)
 
     return Kernel(
-        name="probability_value",
+        name=name,
         program=probability_value,
         problem=problem,
         grid=("q", "d", "head", "batch"),
         lengths=axes_of(problem),
-        tiles={
-            "q": gemm.tile_m,
-            "k": gemm.k_step,
-            "d": min(gemm.tile_n, -(-problem.head_dim // 32) * 32),
-        },
+        tiles={"q": gemm.tile_m, "k": gemm.k_step, "d": gemm.head_tile(problem)},
         tensors=(
-            Tensor("P", SCORES, problem.dtype),
+            Tensor(p, SCORES, problem.dtype),
             Tensor(v, KEY, problem.dtype),
             Tensor(o, QUERY, problem.dtype),
         ),
-        mapping=gemm.mapped("P", v),
+        mapping=gemm.mapped(p, v),
     )
 
 

@@ -203,7 +203,8 @@ class _Builder:
     def _port_cycles(self, moved: Access) -> float:
         """Cycles of one SM's port to L2."""
         read = moved.read_bytes / self.gpu.l2.read_bytes_per_clock_per_sm
-        return read + moved.write_bytes / self.gpu.l2.write_bytes_per_clock_per_sm
+        written = moved.write_bytes + moved.reduce_bytes
+        return read + written / self.gpu.l2.write_bytes_per_clock_per_sm
 
     def _wave_ticks_per_byte(self) -> float:
         """Of DRAM, for one byte of each block of a mean wave."""

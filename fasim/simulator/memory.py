@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import exp
 from typing import TYPE_CHECKING
 
-from fasim.readings.traffic import Access, KernelTraffic, Level
+from fasim.readings.traffic import ACCESSES, Access, KernelTraffic, Level
 from fasim.schedules.language import Tensor
 from fasim.schedules.record import Op, Record
 
@@ -100,6 +100,13 @@ def memory_traffic(
         read += min(distinct, access.read_bytes) * (sweeps - fresh) * miss_share(touched, capacity)
         # Dirty lines are written back as what the kernel writes overflows the cache.
         written = access.write_bytes * miss_share(outputs, capacity)
+        if access.reduce_bytes:
+            # L2 adds: a line that is not there is fetched, and written back when displaced.
+            sweeps = _sweeps(record, tensor, access.reduce_bytes, slots)
+            displaced = miss_share(touched, capacity)
+            fetched = 1 - resident.of(name) + (sweeps - 1) * displaced
+            read += compulsory.reduce_bytes * fetched
+            written += compulsory.reduce_bytes * sweeps * displaced
         dram[name] = Access(round(read), round(written), 0)
     return MemoryTraffic(l2, dram, round(resident_bytes))
 
@@ -109,7 +116,7 @@ def _sector_factor(record: Record, tensor: Tensor, gpu: Gpu) -> float:
     inner = tensor.axes[-1]
     tile = record.kernel.lengths[inner]
     for op in record.once():
-        if op.name == tensor.name and op.kind in ("load", "store") and inner in op.rows:
+        if op.name == tensor.name and op.kind in ACCESSES and inner in op.rows:
             tile = min(tile, op.rows[inner].tile)
     row_bytes = tile * tensor.element_bytes
     sector = gpu.l2.sector_bytes
@@ -117,7 +124,7 @@ def _sector_factor(record: Record, tensor: Tensor, gpu: Gpu) -> float:
 
 
 def _accesses(record: Record, name: str) -> list[Op]:
-    return [op for op in record.once() if op.name == name and op.kind in ("load", "store")]
+    return [op for op in record.once() if op.name == name and op.kind in ACCESSES]
 
 
 def _block_bytes(record: Record, tensor: Tensor) -> float:
@@ -126,9 +133,9 @@ def _block_bytes(record: Record, tensor: Tensor) -> float:
     share = float(tensor.bytes(kernel.lengths))
     for axis in kernel.grid:
         if axis in tensor.axes or (axis == "head" and "kv_head" in tensor.axes):
-            count = (
-                kernel.lengths["kv_head"] if axis not in tensor.axes else kernel.tile_count(axis)
-            )
+            # Through its head a block keeps to one of kv_heads, or of query heads by group.
+            named = "head" if "group" in tensor.axes else "kv_head"
+            count = kernel.lengths[named] if axis not in tensor.axes else kernel.tile_count(axis)
             if _bound_by_grid(record, tensor, axis):
                 share /= count
     return share

@@ -37,8 +37,8 @@ def phase_bytes(record: Record, memory: MemoryTraffic) -> PhaseBytes:
     totals = {"prologue": 0, "loop": 0, "epilogue": 0}
     for name, access in memory.dram.items():
         ops = [op for op in record.once() if op.name == name and op.path]
-        loaded_in_loop = any(op.kind == "load" for op in ops)
-        stored_in_loop = any(op.kind == "store" for op in ops)
+        loaded_in_loop = any(op.kind in ("load", "reduce") for op in ops)
+        stored_in_loop = any(op.kind in ("store", "reduce") for op in ops)
         totals["loop" if loaded_in_loop else "prologue"] += access.read_bytes
         totals["loop" if stored_in_loop else "epilogue"] += access.write_bytes
     blocks = record.kernel.blocks
@@ -138,7 +138,7 @@ class Phases:
                 moved = trips * _bytes(op) * self.residents
                 if op.kind == "load":
                     cycles += moved / l2.read_bytes_per_clock_per_sm
-                elif op.kind == "store":
+                elif op.kind in ("store", "reduce"):
                     cycles += moved / l2.write_bytes_per_clock_per_sm
             if any(op.kind == "load" for op in ops):
                 cycles += trips * l2.latency_cycles

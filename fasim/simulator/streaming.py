@@ -7,6 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from fasim.hardware.gpu import WARP
+from fasim.readings.counting import Counter
 from fasim.schedules.language import ELEMENT_BYTES
 from fasim.schedules.record import Record
 from fasim.simulator.lowering.instructions import COPY_BYTES, instruction_cost
@@ -50,16 +51,19 @@ def block_cycles(record: Record, gpu: Gpu) -> BlockCycles:
     demand = dict.fromkeys(("issue", "sfu", "fp32", "alu"), 0.0)
     lanes = {"sfu": gpu.sfu.lanes, "fp32": gpu.fp32.lanes, "alu": gpu.alu.lanes}
     widest = 0
+    counter = Counter(record)
     for op in record.once():
+        if op.kind == "full":  # a constant
+            continue
+        times = counter.executions(op) / record.kernel.blocks
         wide = record.ops[op.inputs[0]].elements if op.kind.startswith("row_") else op.elements
         widest = max(widest, wide)
-        wide *= iterations(record, op.path)
         if op.kind in ("load", "store"):
-            demand["issue"] += wide * ELEMENT_BYTES[op.dtype] / COPY_BYTES
+            demand["issue"] += times * wide * ELEMENT_BYTES[op.dtype] / COPY_BYTES
             continue
         pipe, per_element = instruction_cost(op, record, masked=True)
-        demand[pipe] += wide * per_element / lanes[pipe]
-        demand["issue"] += wide * per_element
+        demand[pipe] += times * wide * per_element / lanes[pipe]
+        demand["issue"] += times * wide * per_element
     if mapping.instructions_per_element is not None:
         demand["issue"] = widest * mapping.instructions_per_element
     demand["issue"] /= WARP * gpu.sm.schedulers * ISSUE_EFFICIENCY

@@ -1,6 +1,7 @@
 """The error on a sample: small, bounded by the yardstick's, for every name in the catalogue."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -25,12 +26,23 @@ def test_a_large_problem_is_judged_by_a_sample(schedule: str) -> None:
 @pytest.mark.parametrize("implementation", catalog.IMPLEMENTATIONS)
 @pytest.mark.parametrize("causal", [False, True])
 def test_implementations_too(implementation: str, causal: bool) -> None:
-    problem = Attention(1, 2, 100, 130, 40, causal=causal)
+    head_dim = {"triton": 64}.get(implementation, 40)  # the tutorial takes powers of two
+    problem = Attention(1, 2, 100, 130, head_dim, causal=causal)
     schedule = catalog.IMPLEMENTATIONS[implementation].schedule
     found = accuracy(problem, HOPPER, schedule, implementation)
     assert math.isfinite(found.max_error)
     assert found.max_error <= 2 * found.reference_error + 2**-9
     assert (found.seqlen_q, found.seqlen_k) == (100, 130)
+
+
+@pytest.mark.parametrize("schedule", ["standard", "flash1", "flash2"])
+@pytest.mark.parametrize("direction", ["backward", "both"])
+def test_gradients_are_judged_too(a100: Gpu, schedule: str, direction: str) -> None:
+    problem = Attention(1, 2, 300, 200, 64, causal=True, direction=direction)
+    found = accuracy(problem, a100, schedule)
+    forward = accuracy(replace(problem, direction="forward"), a100, schedule)
+    assert 0 < found.max_error <= 2 * found.reference_error + 2**-9
+    assert found.max_error >= forward.max_error * (direction == "both")
 
 
 def test_what_the_catalogue_refuses_has_no_error(a100: Gpu) -> None:

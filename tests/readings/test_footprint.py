@@ -1,5 +1,7 @@
 """Device memory: by tensor, and its peak over the chain."""
 
+from dataclasses import replace
+
 import pytest
 
 from fasim.hardware import Gpu, load
@@ -64,3 +66,43 @@ def test_flash_is_linear_in_length(a100: Gpu, schedule: str) -> None:
     for n in (1024, 4096, 65536):
         kernels = catalog.plan(Attention(2, 4, n, n, 64), a100, schedule).kernels
         assert footprint(kernels).peak_bytes == 2 * 4 * n * (4 * 64 * 2 + rows * 4)
+
+
+# P's lifetime.
+
+
+def test_training_holds_p_where_inference_does_not(a100: Gpu) -> None:
+    problem = Attention(2, 8, 1024, 1024, 64)
+    scores, query = 2 * 8 * 1024 * 1024 * 2, 2 * 8 * 1024 * 64 * 2
+    inference = catalog.plan(problem, a100, "standard").kernels
+    training = catalog.plan(replace(problem, direction="both"), a100, "standard").kernels
+    last = len(inference) - 1
+    assert footprint(inference).lives["P"] == (1, last)
+    assert footprint(training).lives["P"][1] > last
+    # Backward, while dS is made: P, dP and dS.
+    assert footprint(training).peak_bytes == 8 * query + 3 * scores
+    assert footprint(inference).peak_bytes == 4 * query + 2 * scores
+
+
+def test_flash_saves_a_number_a_row(a100: Gpu) -> None:
+    problem = Attention(2, 8, 4096, 4096, 64, direction="both")
+    found = footprint(catalog.plan(problem, a100, "flash2").kernels)
+    query, rows = 2 * 8 * 4096 * 64 * 2, 2 * 8 * 4096 * 4
+    assert found.by_tensor["LSE"] == rows
+    assert found.lives["LSE"] == (0, 2)
+    # Q, K, V, O, dO, dQ, dK, dV; LSE and delta; dQ in FP32 from its zeroing to its rounding.
+    assert found.lives["dQ_accum"] == (1, 3)
+    assert found.peak_bytes == 8 * query + 2 * rows + 2 * query
+
+
+def test_training_at_length_runs_out_where_inference_fits() -> None:
+    gpu = load("rtx4090").gpu
+    # Of 16 heads' 8,192 x 8,192 scores: 2 GiB each of S and P, of P, dP and dS.
+    problem = Attention(5, 16, 8192, 8192, 64)
+    capacity = gpu.dram.capacity_bytes
+    inference = footprint(catalog.plan(problem, gpu, "standard").kernels).peak_bytes
+    training = replace(problem, direction="both")
+    assert (
+        inference < capacity < footprint(catalog.plan(training, gpu, "standard").kernels).peak_bytes
+    )
+    assert footprint(catalog.plan(training, gpu, "flash2").kernels).peak_bytes < GIB

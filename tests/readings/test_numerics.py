@@ -133,7 +133,7 @@ def test_a_mapping_moves_no_byte_and_no_bit(chain: str) -> None:
         Mapping(8, "wgmma", "tma", buffers, operands_in_registers=("S", "O")),
         Mapping(2, "mma.sync", "cp.async", buffers, wait_before=(("V", "S"), ("K", "O"))),
         Mapping(1, "none", "registers", registers_per_thread=255, instructions_per_element=9.0),
-        Mapping(16, warp_grid=(4, 4), block_order="reversed"),
+        Mapping(16, warp_grid=(4, 4), block_order="longest-first"),
     )
     before, bytes_before = numerics.run(kernels, inputs), traffic(kernels)
     for mapping in mappings:

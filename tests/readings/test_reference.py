@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fasim.problem import Attention
-from fasim.readings import reference
+from fasim.readings import numerics, reference
 
 
 def test_two_keys_by_hand() -> None:
@@ -65,3 +65,48 @@ def test_the_rounding_band_is_the_spacing_at_a_power_of_two(
 ) -> None:
     problem = Attention(1, 1, 1, 1, 1, dtype=dtype)
     assert reference.rounding_band(problem, np.array([0.0, -size])) == spacing
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_gradients_are_slopes(causal: bool) -> None:
+    """Central differences of sum(O ∘ dO), in float64."""
+    problem = Attention(1, 4, 5, 4, 3, kv_heads=2, dtype="fp32", causal=causal)
+    random = np.random.default_rng(0)
+    shapes = (1, 4, 5, 3), (1, 2, 4, 3), (1, 2, 4, 3), (1, 4, 5, 3)
+    q, k, v, do = (random.standard_normal(shape) for shape in shapes)
+    inputs = [q, k, v]
+    found = reference.gradients(problem, q, k, v, do)
+    step = 1e-6
+    for number, gradient in enumerate(found):
+        slopes = np.zeros_like(gradient)
+        for place in np.ndindex(gradient.shape):
+            ends = []
+            for sign in (1, -1):
+                moved = [array.copy() for array in inputs]
+                moved[number][place] += sign * step
+                output, _ = reference.attention(problem, *moved)
+                ends.append((output * do).sum())
+            slopes[place] = (ends[0] - ends[1]) / (2 * step)
+        np.testing.assert_allclose(gradient, slopes, atol=1e-8)
+
+
+def test_gradients_in_fp32_are_those_of_float64_but_for_tf32() -> None:
+    problem = Attention(1, 2, 40, 40, 16, kv_heads=1, dtype="fp32", direction="backward")
+    inputs = numerics.random_inputs(problem)
+    arguments = (problem, inputs["Q"], inputs["K"], inputs["V"], inputs["dO"])
+    for exact, plain in zip(
+        reference.gradients(*arguments), reference.gradients_in(*arguments), strict=True
+    ):
+        error = np.abs(plain - exact).max()
+        assert 0 < error < 2**-7
+
+
+def test_bands_of_gradients_do_not_vanish_where_the_gradients_do() -> None:
+    """Of one key P is 1 and dS is 0: dQ and dK are 0, and what roundings move is not."""
+    problem = Attention(1, 1, 3, 1, 8, direction="backward")
+    inputs = numerics.random_inputs(problem)
+    arguments = (problem, inputs["Q"], inputs["K"], inputs["V"], inputs["dO"])
+    dq, dk, _ = reference.gradients(*arguments)
+    assert np.abs(dq).max() < 1e-12
+    assert np.abs(dk).max() < 1e-12
+    assert all(2**-14 < band < 2**-6 for band in reference.gradient_bands(*arguments))

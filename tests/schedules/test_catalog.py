@@ -7,6 +7,8 @@ from fasim.problem import Attention, ProblemError
 from fasim.schedules import catalog
 from fasim.schedules.fit import overflow
 from fasim.schedules.plan import Options, Refused
+from fasim.schedules.record import record
+from fasim.schedules.residency import block_use, residency
 
 PROBLEM = Attention(1, 16, 4096, 4096, 64)
 
@@ -63,6 +65,35 @@ def test_flash_attn_2_takes_the_tiles_of_its_table(
     assert kernel.descending == {"k"}
 
 
+@pytest.mark.parametrize(
+    ("gpu", "head_dim", "tile", "shared_memory_kib"),
+    [
+        # flash_bwd_launch_template.h of v2.8.3, without dropout; eight warps each.
+        ("a100", 32, (128, 128), 96),
+        ("h100", 64, (128, 128), 144),
+        ("rtx4090", 64, (64, 128), 72),
+        ("a100", 96, (64, 128), 92),
+        ("a100", 128, (64, 128), 144),
+        ("l40s", 128, (64, 64), 80),
+        ("a100", 192, (64, 64), 136),
+        ("h100", 256, (64, 64), 176),
+        ("a100", 256, (64, 64), 144),
+    ],
+)
+def test_flash_attn_2_backward_takes_the_tiles_of_its_table(
+    gpu: str, head_dim: int, tile: tuple[int, int], shared_memory_kib: int
+) -> None:
+    problem = Attention(1, 8, 1024, 1024, head_dim, direction="backward")
+    plan = catalog.plan(problem, load(gpu).gpu, implementation="flash-attn-2")
+    main = plan.kernels[1]
+    use = block_use(record(main))
+    assert plan.tile == tile == (main.tiles["q"], main.tiles["k"])
+    assert main.mapping.warps == 8
+    assert main.descending == {"q"}
+    assert use.shared_memory_bytes == shared_memory_kib * 1024
+    assert residency(use, load(gpu).gpu).blocks_per_sm == 1
+
+
 def test_a_head_dimension_between_two_kernels_is_said(a100: Gpu) -> None:
     problem = Attention(4, 16, 1024, 1024, 80)
     plan = catalog.plan(problem, a100, implementation="flash-attn-2")
@@ -107,7 +138,9 @@ def test_every_schedule_has_a_tile_that_fits_every_gpu(name: str) -> None:
     for schedule in catalog.SCHEDULES:
         for head_dim in (16, 64, 100, 128, 256):
             for dtype in ("fp32", "bf16"):
-                problem = Attention(1, 2, 300, 300, head_dim, dtype=dtype)
+                forward_only = schedule in ("flash3", "decode", "split_kv")
+                direction = "forward" if forward_only else "both"
+                problem = Attention(1, 2, 300, 300, head_dim, dtype=dtype, direction=direction)
                 if schedule == "flash3" and (gpu.architecture != "sm_90" or dtype == "fp32"):
                     assert "flash3: it " in refusal(problem, gpu, schedule)
                     continue
@@ -141,7 +174,7 @@ def test_an_unknown_schedule_names_the_closest_and_all(a100: Gpu) -> None:
 def test_an_unknown_implementation_too(a100: Gpu) -> None:
     assert refusal(PROBLEM, a100, implementation="flash-attn2") == (
         "flash-attn2: unknown implementation; did you mean flash-attn-2? "
-        "there are flash-attn-2, flash-attn-3, cudnn, pytorch"
+        "there are flash-attn-2, flash-attn-3, cudnn, pytorch, triton"
     )
 
 
@@ -176,14 +209,14 @@ def test_a_schedule_that_is_not_the_implementations(a100: Gpu) -> None:
             "flash2: a100-sxm4-80gb has no tensor cores for fp8, only fp32, bf16 and fp16",
         ),
         (
-            Attention(1, 1, 64, 64, 64, direction="backward"),
+            Attention(1, 1, 64, 64, 64, dtype="fp8", direction="backward"),
             {"schedule": "flash2"},
-            "flash2: direction is backward; it runs forward",
+            "flash2: direction is backward; fp8 runs forward",
         ),
         (
-            Attention(1, 1, 64, 64, 64, direction="both"),
-            {"implementation": "flash-attn-2"},
-            "flash-attn-2: direction is both; it runs forward",
+            Attention(1, 1, 64, 64, 72),
+            {"implementation": "triton"},
+            "triton: it takes head_dim 16, 32, 64 and 128, not 72",
         ),
     ],
 )

@@ -152,3 +152,25 @@ def test_a_buffer_is_a_full_tile_of_its_tensor(a100: Gpu) -> None:
     stage = (128 + 64) * 32 * 2
     assert block_use(record(first)).shared_memory_bytes == 5 * stage
     assert block_use(record(last)).shared_memory_bytes == 5 * stage
+
+
+def test_products_that_pass_give_their_registers_to_the_next() -> None:
+    """Backward, 64 × 128, d = 128: dK and dV live throughout, S and dP together, dQ after them."""
+    gpu = load("a100").gpu
+    problem = Attention(1, 1, 1024, 1024, 128, direction="backward")
+    main = catalog.plan(problem, gpu, "flash2", options=Options((64, 128))).kernels[1]
+    use = block_use(record(main))
+    accumulators = (2 * 128 * 128 + 2 * 64 * 128) // 256
+    assert use.spilled_registers == 88 + accumulators - 255
+    assert use.spilled_in_loop == 0
+
+
+def test_computed_operands_take_shared_memory_unless_registers_hold_them() -> None:
+    gpu = load("a100").gpu
+    problem = Attention(1, 1, 1024, 1024, 128, direction="backward")
+    main = catalog.plan(problem, gpu, "flash2", options=Options((64, 128))).kernels[1]
+    staged = block_use(record(main)).shared_memory_bytes
+    held = replace(main.mapping, operands_in_registers=("dV", "dK", "dQ"))
+    without = block_use(record(replace(main, mapping=held))).shared_memory_bytes
+    assert staged - without == 2 * 64 * 128 * 2  # P and dS
+    assert staged == (2 * 128 + 3 * 64) * 128 * 2 + 2 * 64 * 128 * 2

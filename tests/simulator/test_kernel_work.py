@@ -55,7 +55,9 @@ def test_causal_blocks_are_as_long_as_what_they_see():
     assert lengths == [1, 2, 3, 4, 5, 6, 7, 8]  # tiles of 128 × 128, the last one masked
     assert kernel.lowered.work.pattern == tuple(range(8))
     assert all(c.trips % 1024 for c in kernel.lowered.work.classes)  # masked tiles take longer
-    heaviest_first = work_of(Attention(1, 2, 1024, 1024, 64, causal=True), block_order="longest-first")
+    heaviest_first = work_of(
+        Attention(1, 2, 1024, 1024, 64, causal=True), block_order="longest-first"
+    )
     assert heaviest_first.lowered.work.pattern == tuple(reversed(range(8)))
 
 

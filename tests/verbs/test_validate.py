@@ -50,7 +50,7 @@ def test_launch_and_l2_are_inputs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (("fwd,fp16", "bwd,fp16"), "backward"),
+        (("fwd,fp16", "bwd,fp8"), "not fp8"),
         ((",false,0,", ",false,0.1,"), "dropout"),
         (("a100-sxm4-80gb", "riva128"), "riva128"),
         (("flash-attn-2", "my-kernel"), "my-kernel"),

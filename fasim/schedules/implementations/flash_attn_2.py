@@ -9,10 +9,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
-from fasim.schedules import flash2, split_kv
+from fasim.schedules import flash2, flash2_backward, split_kv
+from fasim.schedules.implementations import flash_attn_2_backward
 from fasim.schedules.implementations import flash_attn_2_split as split_path
+from fasim.schedules.language import Kernel
 from fasim.schedules.mapping import Mapping
-from fasim.schedules.plan import Entry, Options, Plan, check_forward, listed, warps_for
+from fasim.schedules.plan import (
+    Entry,
+    Options,
+    Plan,
+    backward_tile,
+    chain_of,
+    check_dtype,
+    listed,
+    warps_for,
+)
 from fasim.schedules.tiling import Tiling
 
 if TYPE_CHECKING:
@@ -90,6 +101,39 @@ def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
     """
     compiled = kernel_head_dim(problem.head_dim)
     assert compiled is not None  # checked before
+    if problem.direction == "forward":
+        return _forward(problem, gpu, options, compiled)
+    tile_m, tile_n, warps = tile_of(gpu, compiled, problem.causal)
+    backward_kernel = flash_attn_2_backward.kernel_of(gpu, compiled)
+    tile, back = options.tile or (tile_m, tile_n), options.tile or backward_kernel.tile
+    asked = options.tile is not None or options.warps is not None
+
+    def forward() -> tuple[Kernel, ...]:
+        chosen = warps_for(tile, compiled, "flash-attn-2", options.warps) if asked else warps
+        return flash2.kernels(problem, Tiling(*tile, descending=True), mapping(chosen), compiled)
+
+    def backward() -> tuple[Kernel, ...]:
+        mapped = flash_attn_2_backward.mapping(backward_kernel)
+        if asked:
+            mapped = flash_attn_2_backward.mapping_for(back, compiled, options.warps)
+        return flash2_backward.kernels(problem, Tiling(*back, descending=True), mapped, compiled)
+
+    kernels = chain_of(problem, forward, backward)
+    assumptions = backward_tile(problem, tile, back)
+    if compiled != problem.head_dim:
+        padded = f"head_dim {problem.head_dim} runs in the kernel compiled for {compiled}"
+        assumptions = (padded, *assumptions)
+    shown = back if problem.direction == "backward" else tile
+    return Plan("flash2", "flash-attn-2", kernels, shown, assumptions)
+
+
+def _forward(problem: Attention, gpu: Gpu, options: Options, compiled: int) -> Plan:
+    """The plain kernel, or the split-KV path where the package takes it.
+
+    It does for a paged cache (`flash_attn_with_kvcache`), and for any call whose grid would leave
+    a fifth of the GPU's block slots empty, where the heuristic finds splits that help. With one
+    query, the heads of a group become rows before that is decided.
+    """
     rows, columns = options.tile or (split_path.TILE_M, split_path.tile_n(compiled))
     chosen = split_path.split(problem, gpu, columns, rows, options.pack_gqa)
     splits = options.num_splits or chosen.num_splits
@@ -124,7 +168,7 @@ def _check(problem: Attention, gpu: Gpu) -> str | None:
         return f"it takes {listed(DTYPES)}, not {problem.dtype}"
     if kernel_head_dim(problem.head_dim) is None:
         return f"it takes head_dim up to {HEAD_DIMS[-1]}, not {problem.head_dim}"
-    return check_forward(problem, gpu)
+    return check_dtype(problem, gpu)
 
 
 ENTRY = Entry(

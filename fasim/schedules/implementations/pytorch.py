@@ -1,4 +1,4 @@
-"""Eager PyTorch: the standard chain as `baddbmm`, `softmax`, `bmm` run it, forward.
+"""Eager PyTorch: the standard chain as `baddbmm`, `softmax`, `bmm` and autograd run it.
 
 The baseline of the FlashAttention-2 and -3 benchmarks (`attention_pytorch`): q, k and v are
 copied to [batch·heads, seqlen, head_dim], the scale is folded into the first product, a causal
@@ -12,15 +12,25 @@ from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
 from fasim.schedules.chain import KEY, QUERY, SCORES, axes_of
+from fasim.schedules.gradients import group_sums, key_gradients
 from fasim.schedules.implementations import cublas
+from fasim.schedules.implementations.pytorch_backward import (
+    product_kernel,
+    softmax_gradient_kernel,
+)
 from fasim.schedules.language import Block, Kernel, Tensor
 from fasim.schedules.mapping import Mapping
-from fasim.schedules.plan import Entry, Options, Plan, check_forward, listed
+from fasim.schedules.plan import Entry, Options, Plan, chain_of, check_dtype, listed
 from fasim.schedules.standard import (
     Gemm,
     probability_value_kernel,
     query_key_kernel,
     softmax_kernel,
+)
+from fasim.schedules.standard_backward import (
+    key_gradient_kernel,
+    probability_gradient_kernel,
+    query_gradient_kernel,
 )
 
 if TYPE_CHECKING:
@@ -30,8 +40,9 @@ DTYPES = ("fp32", "fp16", "bf16")
 SOURCE = "Dao-AILab/flash-attention benchmarks/benchmark_flash_attention.py (attention_pytorch)"
 
 # Issued instructions an element, of PyTorch's compiled streaming kernels: softmax up to and
-# over 1024 columns, a broadcast mask added, a strided copy.
-SOFTMAX_SHORT, SOFTMAX_LONG, MASK_ADD, STRIDED_COPY = 25.0, 48.0, 60.0, 30.0
+# over 1024 columns (its backward comes from the same templates), a broadcast mask added, a
+# strided copy, a product of two tensors.
+SOFTMAX_SHORT, SOFTMAX_LONG, MASK_ADD, STRIDED_COPY, ELEMENTWISE = 25.0, 48.0, 60.0, 30.0, 12.0
 SHORT_ROW = 1024  # columns up to which a row is one warp's (softmax_warp_forward)
 ROWS_PER_COPY_BLOCK = 16
 
@@ -121,15 +132,42 @@ def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
     )
 
 
+def backward_kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
+    """The chain: a copy of dO, dV, dP, grad·output, dS, dQ, dK, copies or sums over a group."""
+    warps, rows_per_block = softmax_block(problem.seqlen_k)
+    instructions = SOFTMAX_SHORT if problem.seqlen_k <= SHORT_ROW else SOFTMAX_LONG
+    softmax = streaming(instructions, warps)
+    dk, dv = key_gradients(problem, "dK_copy", "dV_copy")
+    into_place = (
+        (copy_kernel(problem, "dK_copy", "dK", KEY), copy_kernel(problem, "dV_copy", "dV", KEY))
+        if problem.group == 1
+        else group_sums(problem)
+    )
+    return (
+        copy_kernel(problem, "dO", "dO_copy", QUERY),
+        key_gradient_kernel(problem, gemm, "P", "dO_copy", dv, 1.0, "value_gradient"),
+        probability_gradient_kernel(problem, gemm, "dO_copy", "V_copy"),
+        product_kernel(problem, streaming(ELEMENTWISE, warps=4)),
+        softmax_gradient_kernel(problem, softmax, rows_per_block),
+        query_gradient_kernel(problem, gemm, "K_copy", "dQ_copy"),
+        key_gradient_kernel(problem, gemm, "dS", "Q_copy", dk, problem.scale, "key_gradient"),
+        copy_kernel(problem, "dQ_copy", "dQ", QUERY),
+        *into_place,
+    )
+
+
 def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
     gemm = cublas.gemm(gpu, problem.dtype, options.tile or cublas.usual_tile(problem, gpu))
-    return Plan("standard", "pytorch", kernels(problem, gemm), (gemm.tile_m, gemm.tile_n))
+    chain = chain_of(
+        problem, lambda: kernels(problem, gemm), lambda: backward_kernels(problem, gemm)
+    )
+    return Plan("standard", "pytorch", chain, (gemm.tile_m, gemm.tile_n))
 
 
 def _check(problem: Attention, gpu: Gpu) -> str | None:
     if problem.dtype not in DTYPES:
         return f"it takes {listed(DTYPES)}, not {problem.dtype}"
-    return check_forward(problem, gpu)
+    return check_dtype(problem, gpu)
 
 
 ENTRY = Entry(

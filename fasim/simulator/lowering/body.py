@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fasim.hardware.gpu import WARP
 from fasim.schedules.language import ELEMENT_BYTES
 from fasim.schedules.record import Op, Record
+from fasim.schedules.residency import staged_operands
 from fasim.simulator.lowering.instructions import REDUCTIONS, Arithmetic, instruction_cost
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class LoopBody:
             for index in op.inputs:
                 self.users.setdefault(index, []).append(op)
         self._fused = self._multiply_adds()
+        self._staged = {op.index for op in staged_operands(record)}
 
     def _delay(self) -> None:
         """Moves delayed products behind the first of the others: that of the next tile."""
@@ -109,14 +111,6 @@ class LoopBody:
                     fused.add(op.index)
         return fused
 
-    def is_staged(self, op: Op) -> bool:
-        """Whether a computed operand goes to its product by way of shared memory."""
-        kept = self.mapping.operands_in_registers
-        products = [use for use in self.used(op) if use.kind == "matmul"]
-        return op.kind != "load" and any(
-            use.inputs[0] == op.index and use.name not in kept for use in products
-        )
-
     # Where tiles are, and who works on them.
 
     def is_buffered(self, op: Op) -> bool:
@@ -127,6 +121,10 @@ class LoopBody:
         """Whether a load brings nothing but entries of a table, which tell where others lie."""
         kinds = {user.kind for user in self.used(op)}
         return op.kind == "load" and kinds == {"load"}
+
+    def is_staged(self, op: Op) -> bool:
+        """Whether a computed tile passes through shared memory into a product."""
+        return op.index in self._staged
 
     def tile_bytes(self, op: Op) -> int:
         """Bytes of the tile that the block loads or stores."""

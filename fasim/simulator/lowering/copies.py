@@ -21,7 +21,8 @@ class Copies:
 
     A tensor with buffers in shared memory is fetched ahead: the block waits for its tile at a
     *point*, and issues the next copy at the first point after the last use of the tile, where
-    its buffer is free. One without comes straight into registers.
+    its buffer is free; an only buffer, if no other tile is waited for first, behind a barrier
+    right after that use. A tensor without buffers comes straight into registers.
 
     Attributes:
         loaded_bytes: what the loads bring for the whole block.
@@ -33,6 +34,7 @@ class Copies:
         self.points: dict[int, list[Op]] = {}  # position in the body → loads waited for there
         for load in self.buffered:
             self.points.setdefault(self._wait_point(load), []).append(load)
+        self.issue_points = {self._issue_point(load)[0] for load in self.buffered}
         self.waits: dict[int, int] = {}  # load → item that waits for it
         self.copies: dict[int, int] = {}  # load → item of its copy
         self.arriving: list[str] = []  # tensors of the pieces on their way
@@ -40,13 +42,13 @@ class Copies:
 
     def waits_at(self, position: int) -> bool:
         """Whether the block waits for a tile before this operation."""
-        return position in self.points
+        return position in self.points or position in self.issue_points
 
     def arrive(self, position: int) -> None:
         """Waits for the loads of this point, joins the block, issues what has room now."""
-        if position not in self.points:
+        if not self.waits_at(position):
             return
-        for load in self.points[position]:
+        for load in self.points.get(position, ()):
             wait = self.emitter.append(Item("wait", 1, 0, cause="l2", name=f"wait {load.name}"))
             self.waits[load.index] = wait
             self.emitter.made(load.index, [wait])
@@ -93,8 +95,6 @@ class Copies:
             wait, copy = self.waits[load.index], self.copies[load.index]
             same_iteration = bool(self.mapping.producer_warps) or self._issue_point(load)[1]
             back = self.mapping.buffer_count(load.name) - (0 if same_iteration else 1)
-            if back == 0 and copy >= wait:
-                back = 1
             self.emitter.require(wait, copy, back)
 
     def _wait_point(self, load: Op) -> int:
@@ -116,7 +116,12 @@ class Copies:
         """The point of a tile's next copy, and whether it is in the iteration that used it."""
         uses = [i for i, op in enumerate(self.body.ops) if load.index in op.inputs]
         later = [point for point in self.points if point > uses[-1]]
-        return (min(later), True) if later else (min(self.points), False)
+        if later:
+            return min(later), True
+        first = min(self.points)
+        if self.mapping.buffer_count(load.name) == 1 and load in self.points[first]:
+            return uses[-1] + 1, True
+        return first, False
 
     def _entries(self, load: Op) -> list[int]:
         """Reads a page table for the first tile that lies where it says; later ones have it."""

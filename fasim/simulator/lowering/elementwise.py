@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fasim.hardware.gpu import LDMATRIX_BYTES, WARP
+from fasim.hardware.gpu import WARP
 from fasim.schedules.record import Op
 from fasim.simulator.lowering.body import LoopBody
 from fasim.simulator.lowering.emitter import Emitter
@@ -95,16 +95,6 @@ class Elementwise:
                 self.emitter.made(op.index, parts[op.index])
             if op.kind in REDUCTIONS:
                 self._combine_rows(op)
-            if self.body.is_staged(op):
-                self._stage(op)
-
-    def _stage(self, op: Op) -> None:
-        """Writes a computed operand into shared memory, where its product reads it."""
-        moved = self.body.warp_bytes(op)
-        count = max(1.0, moved / LDMATRIX_BYTES)  # stmatrix writes what ldmatrix reads
-        needs = self.emitter.after((op.index,))
-        staged = self.emitter.shared_memory(moved, count, needs=needs, name="stage")
-        self.emitter.made(op.index, [staged])
 
     def _emit_group(self, op: Op, group: int, groups: int, parts: dict[int, list[int]]) -> None:
         """One operation on one group of a run's elements."""

@@ -137,6 +137,7 @@ class Emitter:
     def made(self, op_index: int, items: list[int]) -> None:
         """Says which items make the parts of a value, in order."""
         self._makers[op_index] = items
+        self._free.pop(op_index, None)
 
     def made_free(self, op: Op) -> None:
         """Says that an operation takes no instructions: its value is visible with its inputs."""

@@ -25,6 +25,7 @@ from fasim.simulator.lowering.instructions import (
     is_elementwise,
 )
 from fasim.simulator.lowering.products import Products
+from fasim.simulator.lowering.staging import Staging
 from fasim.simulator.lowering.turns import Turn
 from fasim.simulator.stream import Item, Stream
 
@@ -89,10 +90,12 @@ def _items(body: LoopBody, turn: Turn | None) -> tuple[tuple[Item, ...], int]:
     copies = Copies(body, emitter)
     products = Products(body, emitter, copies)
     elementwise = Elementwise(body, emitter)
+    staging = Staging(body, emitter)
     pending: list[Op] = []  # elementwise operations, kept until something else comes
     for position, op in enumerate(body.ops):
         if copies.waits_at(position) or not is_elementwise(op):
             elementwise.emit(pending)
+            staging.store(pending)
             pending = []
         if turn and position == begins:
             emitter.append(turn.wait())
@@ -100,14 +103,18 @@ def _items(body: LoopBody, turn: Turn | None) -> tuple[tuple[Item, ...], int]:
         if is_elementwise(op):
             pending.append(op)
         elif op.kind == "matmul":
+            staging.join(op)
             products.emit(op)
         elif op.kind == "store":
             copies.store(op)
+        elif op.kind == "reduce":
+            staging.reduce(op)
         elif op.kind == "load" and not body.is_buffered(op) and not body.is_table(op):
             copies.load(op)
         if turn and position == ends:
             emitter.append(turn.pass_on())
     elementwise.emit(pending)
+    copies.arrive(len(body.ops))
     spilled = block_use(body.record).spilled_in_loop
     if spilled:  # out and in again, through L1, which shares its data path with shared memory
         warp_bytes = 2 * spilled * WARP * REGISTER_BYTES

@@ -41,14 +41,11 @@ class Products:
             self._mma(op)
 
     def _from_shared(self, op: Op, operand: int) -> bool:
-        """Loaded tiles are read from shared memory, unless the mapping holds A in registers.
-
-        Computed ones are in registers already, unless it has them written there.
-        """
-        if operand == 0 and op.name in self.mapping.operands_in_registers:
+        """Whether an operand is read from shared memory, loaded or staged there."""
+        if operand == 0 and self.mapping.in_registers(op.name):
             return False
         source = self.body.sources(op)[operand]
-        return self.body.is_buffered(source) or (operand == 0 and self.body.is_staged(source))
+        return self.body.is_buffered(source) or self.body.is_staged(source)
 
     def _mma(self, op: Op) -> None:
         """mma.sync: fragments come by ldmatrix, the next k-step's between this step's products.
@@ -57,7 +54,7 @@ class Products:
         and for all of A's.
         """
         a, b = self.body.sources(op)[:2]
-        rows, columns = self.mapping.warp_tile(op.shape)
+        rows, columns = self.mapping.warp_tile(op.shape, op.name)
         steps = max(1, ceil(op.contraction / self.k_elements))
         instructions = ceil(rows / MMA_ROWS) * ceil(columns / MMA_COLUMNS)
         each = self.gpu.warp_instruction_cycles("mma_sync", self.tensor_dtype)
