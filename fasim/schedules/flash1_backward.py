@@ -44,20 +44,20 @@ def flash1_backward(block: Block, problem: Attention) -> None:
 
 
 def paper_tile(elements: int, head_dim: int) -> tuple[int, int]:
-    """Br × Bc of Algorithm 4, line 1, as far as they fit in whole fragments of 16 rows.
+    """Br × Bc of Algorithm 4, line 1, as far as they fit, in rows that several warps can share.
 
     The paper takes forward's tiles, Bc = ⌊M/4d⌋. With dO and dQ beside Q and O, K and V, and P
     and dS on their way into products, that is more than the M elements of a block's shared
     memory: Bc is the largest that fits, Br = min(Bc, d).
     """
     tile_n = 16
-    while _elements(tile_n + 16, head_dim) <= elements:
-        tile_n += 16
+    while _elements(tile_n // 32 * 32 + 32, head_dim) <= elements:
+        tile_n = tile_n // 32 * 32 + 32
     return _rows(tile_n, head_dim), tile_n
 
 
 def _rows(tile_n: int, head_dim: int) -> int:
-    return max(16, min(tile_n, head_dim) // 16 * 16)
+    return max(16, min(tile_n, head_dim) // 32 * 32)
 
 
 def _elements(tile_n: int, head_dim: int) -> int:
