@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -74,6 +75,7 @@ SeqlenKOption = Annotated[int | None, typer.Option(help="keys, instead of --seql
 HeadDimOption = Annotated[int, typer.Option(help="elements of a head")]
 DtypeOption = Annotated[str, typer.Option(help="fp16, bf16, fp32 or fp8")]
 CausalOption = Annotated[bool, typer.Option("--causal", help="mask, aligned bottom-right")]
+DropoutOption = Annotated[float, typer.Option(help="probability that an element of P is dropped")]
 DirectionOption = Annotated[str, typer.Option(help="forward, backward or both")]
 TileOption = Annotated[
     str | None, typer.Option(metavar="MxN", help="rows of Q x rows of K/V, for example 128x64")
@@ -142,6 +144,7 @@ def predict(
     seqlen_k: SeqlenKOption = None,
     dtype: DtypeOption = "fp16",
     causal: CausalOption = False,
+    dropout: DropoutOption = 0.0,
     direction: DirectionOption = "forward",
     tile: TileOption = None,
     warps: WarpsOption = None,
@@ -169,8 +172,20 @@ def predict(
 
     _choice("level", level, ("kernel", "block", "warp"))
     prediction = run(
-        _problem(
-            batch, heads, kv_heads, seqlen, seqlen_q, seqlen_k, head_dim, dtype, causal, direction
+        replace(
+            _problem(
+                batch,
+                heads,
+                kv_heads,
+                seqlen,
+                seqlen_q,
+                seqlen_k,
+                head_dim,
+                dtype,
+                causal,
+                direction,
+            ),
+            dropout=dropout,
         ),
         _profile(gpu, set_),
         _scenario(launch, l2, run_length),
@@ -207,6 +222,7 @@ def compare(
     seqlen_k: SeqlenKOption = None,
     dtype: DtypeOption = "fp16",
     causal: CausalOption = False,
+    dropout: DropoutOption = 0.0,
     direction: DirectionOption = "forward",
     tile: TileOption = None,
     warps: WarpsOption = None,
@@ -225,8 +241,20 @@ def compare(
     from fasim.verbs.compare import compare as run
 
     comparison = run(
-        _problem(
-            batch, heads, kv_heads, seqlen, seqlen_q, seqlen_k, head_dim, dtype, causal, direction
+        replace(
+            _problem(
+                batch,
+                heads,
+                kv_heads,
+                seqlen,
+                seqlen_q,
+                seqlen_k,
+                head_dim,
+                dtype,
+                causal,
+                direction,
+            ),
+            dropout=dropout,
         ),
         [_profile(name, set_) for name in gpu],
         _scenario(launch, l2, run_length),

@@ -35,10 +35,13 @@ class Attention:
     Attributes:
         kv_heads: heads of K and V; 0 stands for `heads`.
         direction: `forward`, `backward` (dQ, dK, dV from a stored LSE), or `both`.
+        dropout: probability that an element of P is dropped; the others are scaled by
+            1/(1 − dropout).
+        dropout_seed: which elements; the same in both directions and in every schedule.
 
     Raises:
         ProblemError: a length that is not positive, heads that kv_heads does not divide,
-            an unknown dtype or direction.
+            an unknown dtype or direction, a dropout that is no probability below 1.
     """
 
     batch: int
@@ -50,6 +53,8 @@ class Attention:
     dtype: Dtype = "fp16"
     causal: bool = False
     direction: Direction = "forward"
+    dropout: float = 0.0
+    dropout_seed: int = 0
 
     def __post_init__(self) -> None:
         if self.kv_heads == 0:
@@ -68,6 +73,10 @@ class Attention:
         if self.direction not in get_args(Direction):
             raise ProblemError(
                 f"direction is {self.direction!r}; choose from {', '.join(get_args(Direction))}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ProblemError(
+                f"dropout is {self.dropout!r}; it must be a probability of 0 or more and below 1"
             )
 
     @property

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from fasim.readings import dropout
 from fasim.readings.global_memory import GlobalTensor, Index
 from fasim.readings.rounding import Array, round_to
 from fasim.schedules.language import ONE_BY_ONE, Block, Kernel, ProgramError, Rows, Tile
@@ -245,6 +246,17 @@ class NumpyBlock(Block):
         seen = self._visible(tile.rows, tile.cols)
         hidden = np.where(seen, tile.value(), np.float32(-np.inf))
         return NumpyTile(self, tile.rows, tile.cols, hidden)
+
+    def dropout(self, scores: Tile) -> Tile:
+        problem, tile = self.kernel.problem, _tile(scores)
+        if problem.dropout == 0:
+            return tile
+        assert tile.cols is not None
+        queries, keys = (range(side.start, side.stop) for side in (tile.rows, tile.cols))
+        batch, head = self.coordinates["batch"], self.coordinates["head"]
+        kept = dropout.kept(problem, batch, head, queries, keys)
+        scaled = tile.value() * np.float32(1 / (1 - problem.dropout))
+        return NumpyTile(self, tile.rows, tile.cols, np.where(kept, scaled, np.float32(0)))
 
     def elementwise(self, op: str, tile: NumpyTile, others: tuple[Tile | float, ...]) -> NumpyTile:
         """`op` of tiles and numbers; a row vector is broadcast over the widest's columns."""

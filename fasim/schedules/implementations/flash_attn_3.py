@@ -108,6 +108,7 @@ SCHEDULE = Entry(
     build=lambda problem, _, options: _plan(problem, options, None),
     check=_check,
     takes=("tile", "warps", "stages"),
+    features=("dropout",),
 )
 
 ENTRY = Entry(
