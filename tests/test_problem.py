@@ -47,6 +47,8 @@ def test_nominal_flops_are_those_of_the_papers(direction: str, matmuls: int) -> 
             "heads is 8 and kv_heads 16; kv_heads must divide heads (grouped-query attention)",
         ),
         ({"dtype": "int4"}, "dtype is 'int4'; choose from fp32, bf16, fp16, fp8"),
+        ({"dropout": 1.0}, "dropout is 1.0; it must be a probability of 0 or more and below 1"),
+        ({"dropout": -0.1}, "dropout is -0.1; it must be a probability of 0 or more and below 1"),
         ({"direction": "up"}, "direction is 'up'; choose from forward, backward, both"),
     ],
 )

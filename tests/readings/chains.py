@@ -100,6 +100,7 @@ def shape_of(problem: Attention) -> Shape:
         head_dim=problem.head_dim,
         element_bytes=DTYPE_BYTES[problem.dtype],
         causal=problem.causal,
+        dropout=problem.dropout > 0,
     )
 
 
@@ -108,8 +109,14 @@ def problems(
     draw: st.DrawFn,
     dtypes: tuple[str, ...] = tuple(DTYPE_BYTES),
     head_dims: tuple[int, ...] = (1, 8, 40, 64),
+    *,
+    every: bool = False,
 ) -> Attention:
-    """Small ones: grouped heads, ragged lengths, more queries than keys and fewer."""
+    """Small ones: grouped heads, ragged lengths, more queries than keys and fewer.
+
+    Args:
+        every: with dropout now and then, which not every kernel has.
+    """
     kv_heads = draw(st.integers(1, 2))
     return Attention(
         batch=draw(st.integers(1, 2)),
@@ -120,6 +127,8 @@ def problems(
         head_dim=draw(st.sampled_from(head_dims)),
         dtype=draw(st.sampled_from(dtypes)),
         causal=draw(st.booleans()),
+        dropout=draw(st.sampled_from((0.0, 0.0, 0.1, 0.5))) if every else 0.0,
+        dropout_seed=draw(st.integers(0, 3)) if every else 0,
     )
 
 

@@ -24,6 +24,7 @@ class Shape:
     head_dim: int
     element_bytes: int
     causal: bool
+    dropout: bool = False
 
     def sees(self, row: int, key: int) -> bool:
         """Counted from the last row, which sees every key, each row sees one key fewer."""
@@ -62,6 +63,14 @@ class Shape:
     @property
     def rows(self) -> int:  # LSE, row_max or row_sum
         return self.all_heads * self.q_len * ROW_BYTES
+
+    @property
+    def dropout_mask(self) -> int:  # a byte a score
+        return self.all_heads * self.q_len * self.k_len
+
+    @property
+    def dropped(self) -> str:  # P, or its gradient, on the far side of dropout
+        return "_dropped" if self.dropout else ""
 
 
 @dataclass(frozen=True)
@@ -177,6 +186,18 @@ def softmax(shape: Shape, s: str = "S") -> Counted:
     return Counted("softmax", compulsory=moved, global_=moved)
 
 
+def dropout(shape: Shape) -> list[Counted]:
+    """Read P, write it again and a byte a score."""
+    if not shape.dropout:
+        return []
+    moved = {
+        "P": (shape.scores, 0),
+        "P_dropped": (0, shape.scores),
+        "dropout_mask": (0, shape.dropout_mask),
+    }
+    return [Counted("dropout", compulsory=moved, global_=moved)]
+
+
 def probability_value(
     shape: Shape, tile_m: int, tile_n: int, k_step: int, v: str = "V", o: str = "O"
 ) -> Counted:
@@ -185,11 +206,12 @@ def probability_value(
     down, across = ceil(shape.q_len, tile_m), ceil(shape.head_dim, width)
     blocks, steps = shape.all_heads * down * across, ceil(shape.k_len, k_step)
     v_once_a_head = shape.key * shape.heads // shape.kv_heads
+    p = f"P{shape.dropped}"
     return Counted(
         "probability_value",
-        compulsory={"P": (shape.scores, 0), v: (shape.key, 0), o: (0, shape.query)},
+        compulsory={p: (shape.scores, 0), v: (shape.key, 0), o: (0, shape.query)},
         global_={
-            "P": (across * shape.scores, 0),
+            p: (across * shape.scores, 0),
             v: (down * v_once_a_head, 0),
             o: (0, shape.query),
         },
@@ -203,6 +225,7 @@ def standard(shape: Shape, tile_m: int, tile_n: int, k_step: int) -> list[Counte
     return [
         query_key(shape, tile_m, tile_n, k_step),
         softmax(shape),
+        *dropout(shape),
         probability_value(shape, tile_m, tile_n, k_step),
     ]
 
@@ -229,6 +252,7 @@ def pytorch(shape: Shape, tile_m: int, tile_n: int, k_step: int) -> list[Counted
         query_key(shape, tile_m, tile_n, k_step, "Q_copy", "K_copy"),
         *([add_mask] if shape.causal else []),
         softmax(shape, "S_masked" if shape.causal else "S"),
+        *dropout(shape),
         probability_value(shape, tile_m, tile_n, k_step, "V_copy", "O_copy"),
         copy("O_copy", shape.query),
     ]
