@@ -75,6 +75,10 @@ SeqlenKOption = Annotated[int | None, typer.Option(help="keys, instead of --seql
 HeadDimOption = Annotated[int, typer.Option(help="elements of a head")]
 DtypeOption = Annotated[str, typer.Option(help="fp16, bf16, fp32 or fp8")]
 CausalOption = Annotated[bool, typer.Option("--causal", help="mask, aligned bottom-right")]
+WindowOption = Annotated[
+    str | None,
+    typer.Option(metavar="L,R", help="keys seen to the left and right of a query's own; -1: all"),
+]
 DropoutOption = Annotated[float, typer.Option(help="probability that an element of P is dropped")]
 DirectionOption = Annotated[str, typer.Option(help="forward, backward or both")]
 TileOption = Annotated[
@@ -144,6 +148,7 @@ def predict(
     seqlen_k: SeqlenKOption = None,
     dtype: DtypeOption = "fp16",
     causal: CausalOption = False,
+    window: WindowOption = None,
     dropout: DropoutOption = 0.0,
     direction: DirectionOption = "forward",
     tile: TileOption = None,
@@ -185,6 +190,7 @@ def predict(
                 causal,
                 direction,
             ),
+            window=_window(window),
             dropout=dropout,
         ),
         _profile(gpu, set_),
@@ -222,6 +228,7 @@ def compare(
     seqlen_k: SeqlenKOption = None,
     dtype: DtypeOption = "fp16",
     causal: CausalOption = False,
+    window: WindowOption = None,
     dropout: DropoutOption = 0.0,
     direction: DirectionOption = "forward",
     tile: TileOption = None,
@@ -254,6 +261,7 @@ def compare(
                 causal,
                 direction,
             ),
+            window=_window(window),
             dropout=dropout,
         ),
         [_profile(name, set_) for name in gpu],
@@ -481,6 +489,18 @@ def _problem(
         causal=causal,
         direction=direction,  # type: ignore[arg-type]
     )
+
+
+def _window(text: str | None) -> tuple[int, int] | None:
+    from fasim.problem import ProblemError
+
+    if text is None:
+        return None
+    try:
+        left, right = (int(keys) for keys in text.split(","))
+    except ValueError:
+        raise ProblemError(f"--window is {text!r}; write it as 1024,0, -1 for all keys") from None
+    return left, right
 
 
 def _scenario(launch: str, l2: str, run_length: str) -> Scenario:

@@ -93,7 +93,8 @@ class NumpyBlock(Block):
         self.tensor_flops = 0
         self._pending: Counter[str] = Counter()  # loads that nothing has used yet
         self._live: Counter[str] = Counter()  # shared-memory buffers in use
-        self._loops_begun = self._trips = 0
+        self._excused: Counter[str] = Counter()  # of them, those that an empty loop left unused
+        self._loops_begun = 0
 
     # Ranges.
 
@@ -119,11 +120,14 @@ class NumpyBlock(Block):
             own = self.coordinates[within.axis]
             starts = starts[own * part : (own + 1) * part]
         self._loops_begun += 1
+        empty = True
         for start in reversed(starts) if axis in self.kernel.descending else starts:
             rows = self._range(axis, self._loops_begun, start, tile)
             if seen_from is None or self._visible(_range(seen_from), rows).any():
-                self._trips += 1
+                empty = False
                 yield rows
+        if empty:
+            self._excused |= self._pending
 
     def _range(self, axis: str, owner: str | int, start: int, tile: int) -> Range:
         stop = min(start + tile, self.kernel.lengths[axis])
@@ -131,12 +135,18 @@ class NumpyBlock(Block):
 
     def _visible(self, a: Range, b: Range) -> npt.NDArray[np.bool_]:
         """[rows of a, rows of b]: whether the query of a pair sees its key."""
-        if not self.kernel.problem.causal:
-            return np.ones((a.length, b.length), bool)
+        seen = np.ones((a.length, b.length), bool)
+        if not self.kernel.problem.masked:
+            return seen
         down, across = np.arange(a.start, a.stop)[:, None], np.arange(b.start, b.stop)[None, :]
         row, key = (down, across) if a.axis == "q" else (across, down)
-        query = row // self.kernel.group
-        return np.asarray(key <= query + (self.kernel.lengths["k"] - self.kernel.queries))
+        own = row // self.kernel.group + (self.kernel.lengths["k"] - self.kernel.queries)
+        before, after = self.kernel.problem.reach
+        if before is not None:
+            seen &= key >= own - before
+        if after is not None:
+            seen &= key <= own + after
+        return seen
 
     # Global memory.
 
@@ -274,12 +284,10 @@ class NumpyBlock(Block):
         """Ends the block.
 
         Raises:
-            ProgramError: a tile was loaded and never used, though a loop of the block ran.
+            ProgramError: a tile was loaded and never used, though no loop after it was empty.
         """
-        if self._loops_begun and not self._trips:
-            return
         for tensor, loads in self._pending.items():
-            if loads:
+            if loads > self._excused[tensor]:
                 raise ProgramError(f"loads a tile of {tensor} and never uses it")
 
     def __str__(self) -> str:

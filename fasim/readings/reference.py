@@ -19,11 +19,17 @@ MIN_EXPONENT = {"tf32": -126, "fp16": -14, "bf16": -126, "fp8": -6}
 
 
 def visible(problem: Attention) -> npt.NDArray[np.bool_]:
-    """[seqlen_q, seqlen_k]: whether a query sees a key; causal is aligned bottom-right."""
-    if not problem.causal:
-        return np.ones((problem.seqlen_q, problem.seqlen_k), dtype=bool)
-    offset = problem.seqlen_k - problem.seqlen_q
-    return np.tri(problem.seqlen_q, problem.seqlen_k, offset, dtype=bool)
+    """[seqlen_q, seqlen_k]: whether a query sees a key; masks are aligned bottom-right."""
+    shape, offset = (problem.seqlen_q, problem.seqlen_k), problem.seqlen_k - problem.seqlen_q
+    seen = np.ones(shape, dtype=bool)
+    left, right = problem.window or (-1, -1)
+    if problem.causal:
+        seen &= np.tri(*shape, offset, dtype=bool)
+    if right >= 0:
+        seen &= np.tri(*shape, offset + right, dtype=bool)
+    if left >= 0:
+        seen &= ~np.tri(*shape, offset - left - 1, dtype=bool)
+    return seen
 
 
 def attention(problem: Attention, q: Array, k: Array, v: Array) -> tuple[Float64, Float64]:

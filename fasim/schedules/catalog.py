@@ -29,7 +29,7 @@ IMPLEMENTATIONS = {
     for entry in (flash_attn_2.ENTRY, flash_attn_3.ENTRY, cudnn.ENTRY, pytorch.ENTRY, triton.ENTRY)
 }
 
-FEATURES = ("dropout",)  # of a problem, that not every kernel has
+FEATURES = ("dropout", "window")  # of a problem, that not every kernel has
 
 
 def find(name: str, entries: dict[str, Entry], kind: str) -> Entry:
@@ -83,7 +83,8 @@ def plan(
             raise Refused(entry.name, f"it takes no {flag(name)}{only}")
     for name in FEATURES:
         if getattr(problem, name) and name not in entry.features:
-            raise Refused(entry.name, f"{name} is {getattr(problem, name)}; it has no {name}")
+            asked = str(getattr(problem, name)).strip("()")
+            raise Refused(entry.name, f"{name} is {asked}; it has no {name}")
     reason = entry.check(problem, gpu)
     if reason is not None:
         raise Refused(entry.name, reason)

@@ -87,8 +87,8 @@ def flash2_backward(
         compulsory={
             "Q": (by_row, 0),
             "dO": (by_row, 0),
-            "K": (shape.key, 0),
-            "V": (shape.key, 0),
+            "K": (shape.seen_key, 0),
+            "V": (shape.seen_key, 0),
             "LSE": (vector, 0),
             "delta": (vector, 0),
             **outputs,
@@ -134,7 +134,7 @@ def flash1_backward(shape: Shape, tile_m: int, tile_n: int) -> list[Counted]:
         "flash1_backward",
         compulsory={
             **dict.fromkeys(("Q", "O", "dO"), (by_row, 0)),
-            **dict.fromkeys(("K", "V"), (shape.key, 0)),
+            **dict.fromkeys(("K", "V"), (shape.seen_key, 0)),
             **dict.fromkeys(("row_max", "row_sum"), (vector, 0)),
             "dQ": (0, shape.query),
             **key_outputs(shape),
@@ -162,7 +162,7 @@ def two_pass(shape: Shape, tile_m: int, tile_n: int) -> list[Counted]:
     row_read = heads * seen.query_rows * ROW_BYTES
     distinct = {
         **dict.fromkeys(("Q", "dO"), (by_row, 0)),
-        **dict.fromkeys(("K", "V"), (shape.key, 0)),
+        **dict.fromkeys(("K", "V"), (shape.seen_key, 0)),
         **dict.fromkeys(("LSE", "delta"), (vector, 0)),
     }
     keys = Counted(

@@ -142,7 +142,8 @@ def _forward(problem: Attention, gpu: Gpu, options: Options, compiled: int) -> P
     query, the heads of a group become rows before that is decided.
     """
     rows, columns = options.tile or (split_path.TILE_M, split_path.tile_n(compiled))
-    chosen = split_path.split(problem, gpu, columns, rows, options.pack_gqa)
+    folds = False if problem.window and options.pack_gqa is None else options.pack_gqa
+    chosen = split_path.split(problem, gpu, columns, rows, folds)
     if problem.dropout:  # the split kernel has none, and heads are not folded
         chosen = split_path.Split(1, False)
         asked = [name for name in SPLIT_OPTIONS if name in options.given]
@@ -202,5 +203,5 @@ ENTRY = Entry(
     build=_build,
     check=_check,
     takes=("tile", "warps", *SPLIT_OPTIONS),
-    features=("dropout",),
+    features=("dropout", "window"),
 )

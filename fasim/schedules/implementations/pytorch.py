@@ -122,8 +122,8 @@ def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
     warps, rows_per_block = softmax_block(problem.seqlen_k)
     instructions = SOFTMAX_SHORT if problem.seqlen_k <= SHORT_ROW else SOFTMAX_LONG
     softmax = streaming(instructions, warps)
-    masked = (add_mask_kernel(problem),) if problem.causal else ()
-    scores = "S_masked" if problem.causal else "S"
+    masked = (add_mask_kernel(problem),) if problem.masked else ()
+    scores = "S_masked" if problem.masked else "S"
     return (
         copy_kernel(problem, "Q", "Q_copy", QUERY),
         copy_kernel(problem, "K", "K_copy", KEY),
@@ -185,5 +185,5 @@ ENTRY = Entry(
     needs="fp32, fp16 or bf16; device memory as standard, and for copies of Q, K, V and O",
     build=_build,
     check=_check,
-    features=("dropout",),
+    features=("dropout", "window"),
 )

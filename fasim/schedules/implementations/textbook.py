@@ -145,7 +145,7 @@ ENTRIES = (
         needs="device memory for S and P: 2 x batch x heads x seqlen_q x seqlen_k elements",
         build=_standard,
         check=check_dtype,
-        features=("dropout",),
+        features=("dropout", "window"),
     ),
     Entry(
         name="flash1",
@@ -156,7 +156,7 @@ ENTRIES = (
         build=_flash1,
         check=check_dtype,
         takes=("tile", "warps"),
-        features=("dropout",),
+        features=("dropout", "window"),
     ),
     Entry(
         name="flash2",
@@ -167,7 +167,7 @@ ENTRIES = (
         build=_flash2,
         check=check_dtype,
         takes=("tile", "warps", "stages"),
-        features=("dropout",),
+        features=("dropout", "window"),
     ),
     Entry(
         name="decode",
@@ -178,6 +178,7 @@ ENTRIES = (
         build=_decode,
         check=check_forward,
         takes=("tile", "pack_gqa", "page_size"),
+        features=("window",),
     ),
     Entry(
         name="split_kv",
@@ -188,5 +189,6 @@ ENTRIES = (
         build=_split_kv,
         check=check_forward,
         takes=("tile", "num_splits", "pack_gqa", "page_size"),
+        features=("window",),
     ),
 )

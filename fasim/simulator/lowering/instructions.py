@@ -43,7 +43,7 @@ def instruction_cost(op: Op, record: Record, masked: bool) -> tuple[Arithmetic, 
     """Pipe and instructions per element of an elementwise operation or a row reduction.
 
     Args:
-        masked: whether the tile is one that the causal mask cuts through.
+        masked: whether the tile is one that the mask cuts through.
     """
     if op.kind in SFU_OPS:
         return "sfu", 1.0
@@ -52,7 +52,7 @@ def instruction_cost(op: Op, record: Record, masked: bool) -> tuple[Arithmetic, 
     if op.kind == "finite":
         return "alu", float(FINITE_INSTRUCTIONS)
     if op.kind == "mask":
-        hides = masked and record.kernel.problem.causal
+        hides = masked and record.kernel.problem.masked
         return "alu", float(MASK_INSTRUCTIONS if hides else 0)
     if op.kind == "dropout":
         drawn = _draws(op, record)
