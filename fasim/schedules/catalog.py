@@ -83,7 +83,7 @@ def plan(
             raise Refused(entry.name, f"it takes no {flag(name)}{only}")
     for name in FEATURES:
         if getattr(problem, name) and name not in entry.features:
-            asked = str(getattr(problem, name)).strip("()")
+            asked = str(getattr(problem, name)).strip("()").replace(", ", ",")
             raise Refused(entry.name, f"{name} is {asked}; it has no {name}")
     reason = entry.check(problem, gpu)
     if reason is not None:

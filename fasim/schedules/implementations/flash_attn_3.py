@@ -124,4 +124,5 @@ ENTRY = Entry(
     build=lambda problem, _, options: _plan(problem, options, "flash-attn-3"),
     check=_check,
     takes=("tile", "warps", "stages"),
+    features=("window",),
 )
