@@ -13,6 +13,7 @@ from fasim.schedules.implementations import (
     flash_attn_2,
     flash_attn_3,
     pytorch,
+    pytorch_flash,
     textbook,
     triton,
 )
@@ -26,7 +27,14 @@ if TYPE_CHECKING:
 SCHEDULES = {entry.name: entry for entry in (*textbook.ENTRIES, flash_attn_3.SCHEDULE)}
 IMPLEMENTATIONS = {
     entry.name: entry
-    for entry in (flash_attn_2.ENTRY, flash_attn_3.ENTRY, cudnn.ENTRY, pytorch.ENTRY, triton.ENTRY)
+    for entry in (
+        flash_attn_2.ENTRY,
+        flash_attn_3.ENTRY,
+        cudnn.ENTRY,
+        pytorch.ENTRY,
+        pytorch_flash.ENTRY,
+        triton.ENTRY,
+    )
 }
 
 
