@@ -10,6 +10,7 @@ from fasim.problem import Attention
 from fasim.schedules.fit import largest_fit, overflow
 from fasim.schedules.implementations import (
     cudnn,
+    flash_attn_1,
     flash_attn_2,
     flash_attn_3,
     pytorch,
@@ -28,6 +29,8 @@ SCHEDULES = {entry.name: entry for entry in (*textbook.ENTRIES, flash_attn_3.SCH
 IMPLEMENTATIONS = {
     entry.name: entry
     for entry in (
+        flash_attn_1.FIRST_RELEASE,
+        flash_attn_1.ENTRY,
         flash_attn_2.ENTRY,
         flash_attn_3.ENTRY,
         cudnn.ENTRY,

@@ -34,6 +34,7 @@ class Visit:
         axis: the axis the loop steps along, of `length` rows in all.
         tile: rows of a full tile.
         masked: visited tiles with a score the causal mask hides (those on the diagonal).
+        stride: from one visited tile to the next.
     """
 
     axis: str
@@ -42,20 +43,29 @@ class Visit:
     first: int
     last: int
     masked: int
+    stride: int = 1
+
+    @property
+    def tiles(self) -> range:
+        """Numbers of the visited tiles."""
+        return range(self.first, self.last, self.stride)
 
     @property
     def trips(self) -> int:
         """Tiles visited."""
-        return self.last - self.first
+        return len(self.tiles)
 
     @property
     def rows(self) -> int:
         """Rows of all visited tiles, clipped."""
-        return min(self.last * self.tile, self.length) - self.first * self.tile if self.trips else 0
+        if not self.trips:
+            return 0
+        missing = max(0, (self.tiles[-1] + 1) * self.tile - self.length)  # of the last tile
+        return self.trips * self.tile - missing
 
     def spans(self) -> Iterator[Span]:
         """The rows of each visited tile, clipped."""
-        for tile in range(self.first, self.last):
+        for tile in self.tiles:
             yield Span(tile * self.tile, min((tile + 1) * self.tile, self.length))
 
     def pages(self, kernel: Kernel) -> int:
@@ -87,6 +97,8 @@ def visit(kernel: Kernel, loop: Loop, seen_from: Span | None, within: Span | Non
     visited = _seen(kernel, loop, seen_from)
     if loop.within is None or within is None:
         return visited
+    if loop.in_turns:
+        return _in_turns(visited, within.start, kernel.lengths[loop.within.axis])
     part = -(-kernel.tile_count(loop.axis) // kernel.lengths[loop.within.axis])
     first = max(visited.first, within.start * part)
     last = max(first, min(visited.last, within.stop * part))
@@ -96,6 +108,19 @@ def visit(kernel: Kernel, loop: Loop, seen_from: Span | None, within: Span | Non
         last=last,
         masked=max(0, last - max(first, visited.last - visited.masked)),
     )
+
+
+def _in_turns(visited: Visit, own: int, parts: int) -> Visit:
+    """Every `parts`-th of the visited tiles: those whose number leaves `own`."""
+    first = visited.first + (own - visited.first) % parts
+    own_tiles = range(first, visited.last, parts)
+    # The diagonal is where a loop over keys ends, and where one over queries begins.
+    after = visited.last - visited.masked
+    diagonal = range(after, visited.last)
+    if visited.axis == "q":
+        diagonal = range(visited.first, visited.first + visited.masked)
+    masked = sum(tile in own_tiles for tile in diagonal)
+    return replace(visited, first=first, last=max(first, visited.last), masked=masked, stride=parts)
 
 
 def _seen(kernel: Kernel, loop: Loop, seen_from: Span | None) -> Visit:
