@@ -16,6 +16,7 @@ from fasim.schedules.implementations import (
     megatron,
     pytorch,
     pytorch_flash,
+    pytorch_math,
     textbook,
     triton,
 )
@@ -38,6 +39,7 @@ IMPLEMENTATIONS = {
         megatron.ENTRY,
         pytorch.ENTRY,
         pytorch_flash.ENTRY,
+        pytorch_math.ENTRY,
         triton.ENTRY,
     )
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-MatrixUnit = Literal["mma.sync", "wgmma", "none"]
+MatrixUnit = Literal["mma.sync", "wgmma", "ffma", "none"]
 CopyUnit = Literal["cp.async", "tma", "registers"]
 
 
@@ -16,7 +16,8 @@ class Mapping:
     Attributes:
         warps: warps of a block that compute.
         matrix_unit: instruction that multiplies: `mma.sync` (a warp, operands in registers),
-            `wgmma` (Hopper: a warpgroup, asynchronous, operands in shared memory), `none`.
+            `wgmma` (Hopper: a warpgroup, asynchronous, operands in shared memory), `ffma` (FP32
+            lanes, no tensor cores), `none`.
         copy_unit: how tiles arrive: `cp.async` or `tma` into shared memory, or `registers`
             (plain loads).
         producer_warps: warps beside the computing ones that only fetch tiles.
