@@ -19,6 +19,7 @@ from fasim.schedules.implementations import (
     pytorch_math,
     textbook,
     triton,
+    xformers_cutlass,
 )
 from fasim.schedules.plan import Entry, Options, Plan, Refused, flag, listed
 from fasim.schedules.tiling import Tiling
@@ -41,6 +42,7 @@ IMPLEMENTATIONS = {
         pytorch_flash.ENTRY,
         pytorch_math.ENTRY,
         triton.ENTRY,
+        xformers_cutlass.ENTRY,
     )
 }
 

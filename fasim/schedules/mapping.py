@@ -38,6 +38,8 @@ class Mapping:
         registers_per_thread: as compiled, where a source gives it; otherwise estimated.
         computing_registers: what a computing thread has once the producers have given theirs up
             (setmaxnreg); as all threads if not given.
+        shared_memory_bytes: of a block, where its products stream their operands in pieces and
+            tiles never lie in shared memory whole; otherwise the sum of its buffers.
         instructions_per_element: for streaming kernels whose compiled length is known:
             issued instructions per element; the program's own count otherwise.
         warp_grid: rows × columns of warps over a tile of a product; all over rows if not given.
@@ -66,6 +68,7 @@ class Mapping:
     multicast: tuple[tuple[str, int], ...] = ()
     registers_per_thread: int | None = None
     computing_registers: int | None = None
+    shared_memory_bytes: int | None = None
     instructions_per_element: float | None = None
     warp_grid: tuple[int, int] | None = None
     warp_grids: tuple[tuple[str, tuple[int, int]], ...] = ()
