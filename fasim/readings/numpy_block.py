@@ -19,7 +19,7 @@ import numpy.typing as npt
 from fasim.readings import dropout
 from fasim.readings.global_memory import GlobalTensor, Index
 from fasim.readings.rounding import Array, round_to
-from fasim.schedules.language import ONE_BY_ONE, Block, Kernel, ProgramError, Rows, Tile
+from fasim.schedules.language import ONE_BY_ONE, Block, Kernel, ProgramError, Rows, Steps, Tile
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,14 +111,19 @@ class NumpyBlock(Block):
         return Range("page", len(numbers), rows.owner, min(numbers), max(numbers) + 1)
 
     def loop(
-        self, axis: str, seen_from: Rows | None = None, within: Rows | None = None
+        self,
+        axis: str,
+        seen_from: Rows | None = None,
+        within: Rows | None = None,
+        *,
+        in_turns: bool = False,
     ) -> Iterator[Rows]:
         tile = self.kernel.tile(axis)
         starts = range(0, self.kernel.lengths[axis], tile)
         if within is not None:
-            part = ceil(len(starts) / self.kernel.lengths[within.axis])
-            own = self.coordinates[within.axis]
-            starts = starts[own * part : (own + 1) * part]
+            parts, own = self.kernel.lengths[within.axis], self.coordinates[within.axis]
+            part = ceil(len(starts) / parts)
+            starts = starts[own::parts] if in_turns else starts[own * part : (own + 1) * part]
         self._loops_begun += 1
         empty = True
         for start in reversed(starts) if axis in self.kernel.descending else starts:
@@ -153,10 +158,19 @@ class NumpyBlock(Block):
     def dtype(self, tensor: str) -> str:
         return self.kernel.tensor(tensor).dtype
 
-    def load(self, tensor: str, *rows: Rows, through: Tile | None = None) -> Tile:
+    def load(
+        self,
+        tensor: str,
+        *rows: Rows,
+        through: Tile | None = None,
+        when: Steps | None = None,
+        otherwise: float = 0.0,
+    ) -> Tile:
         index, sides = self._place(tensor, rows)
-        self._pending[tensor] += 1
         across = sides[1] if len(sides) > 1 else None
+        if not self._happens(when, sides[0]):
+            return self.full(otherwise, sides[0], across)
+        self._pending[tensor] += 1
         entries = None if through is None else _tile(through)
         source = (self.memory[tensor], index)
         return NumpyTile(self, sides[0], across, source=source, entries=entries)
@@ -187,8 +201,21 @@ class NumpyBlock(Block):
             pieces.append(memory.read(piece, self.number))
         return np.concatenate(pieces)
 
-    def store(self, tensor: str, tile: Tile, *rows: Rows) -> None:
+    def _happens(self, when: Steps | None, rows: Range) -> bool:
+        """Whether these rows are at one of the steps in question: what do they see on each side?"""
+        if when is None:
+            return True
+        at = _range(when.loop)
+        wanted, _, _ = when.which.rpartition(" ")
+        end = when.which.split()[-1]
+        span = (0, at.start) if end == "first" else (at.stop, self.kernel.lengths[at.axis])
+        beyond = bool(self._visible(rows, Range(at.axis, at.tile, at.owner, *span)).any())
+        return beyond == bool(wanted)
+
+    def store(self, tensor: str, tile: Tile, *rows: Rows, when: Steps | None = None) -> None:
         index, sides = self._place(tensor, rows)
+        if not self._happens(when, sides[0]):
+            return
         values = _tile(tile).value()
         self.memory[tensor].write(index, values if len(sides) > 1 else values[:, 0], self.number)
 

@@ -133,19 +133,23 @@ def _kernel_traffic(record: Record) -> KernelTraffic:
             access.write_bytes += moved
     return KernelTraffic(
         kernel=record.kernel.name,
-        compulsory=_compulsory(record, accesses),
+        compulsory=_compulsory(record, accesses, counter),
         global_=global_,
         flops=_flops(record, counter),
     )
 
 
-def _compulsory(record: Record, accesses: list[Op]) -> Level:
+def _compulsory(record: Record, accesses: list[Op], counter: Counter) -> Level:
     """Distinct bytes in and out. What a kernel writes itself it need not take in."""
     kernel = record.kernel
     level: Level = {}
     for tensor in kernel.tensors:
         uses = [op for op in accesses if op.name == tensor.name]
-        if any(op.kind == "store" for op in uses):
+        stores = [op for op in uses if op.kind == "store"]
+        if stores and all(op.when is not None for op in stores):
+            written = sum(counter.distinct(op) for op in stores) * tensor.element_bytes
+            level[tensor.name] = Access(write_bytes=written)
+        elif stores:
             level[tensor.name] = Access(write_bytes=tensor.bytes(kernel.lengths))
         elif uses:
             lengths = dict(kernel.lengths)

@@ -10,11 +10,16 @@ from fasim.problem import Attention
 from fasim.schedules.fit import largest_fit, overflow
 from fasim.schedules.implementations import (
     cudnn,
+    flash_attn_1,
     flash_attn_2,
     flash_attn_3,
+    megatron,
     pytorch,
+    pytorch_flash,
+    pytorch_math,
     textbook,
     triton,
+    xformers_cutlass,
 )
 from fasim.schedules.plan import Entry, Options, Plan, Refused, flag, listed
 from fasim.schedules.tiling import Tiling
@@ -26,7 +31,19 @@ if TYPE_CHECKING:
 SCHEDULES = {entry.name: entry for entry in (*textbook.ENTRIES, flash_attn_3.SCHEDULE)}
 IMPLEMENTATIONS = {
     entry.name: entry
-    for entry in (flash_attn_2.ENTRY, flash_attn_3.ENTRY, cudnn.ENTRY, pytorch.ENTRY, triton.ENTRY)
+    for entry in (
+        flash_attn_1.FIRST_RELEASE,
+        flash_attn_1.ENTRY,
+        flash_attn_2.ENTRY,
+        flash_attn_3.ENTRY,
+        cudnn.ENTRY,
+        megatron.ENTRY,
+        pytorch.ENTRY,
+        pytorch_flash.ENTRY,
+        pytorch_math.ENTRY,
+        triton.ENTRY,
+        xformers_cutlass.ENTRY,
+    )
 }
 
 FEATURES = ("dropout", "window")  # of a problem, that not every kernel has

@@ -168,6 +168,24 @@ class Rows:
         raise ProgramError(f"a program must not branch on rows of {self.axis!r}")
 
 
+Which = Literal["first", "after first", "before last", "last"]
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """Steps of a loop in which an access happens, as the tile's own rows go through them.
+
+    A program cannot branch; what its kernel does only once, or not at once, it says so.
+
+    Attributes:
+        which: of the steps that the tile's rows see under the mask.
+        loop: the rows of the loop's step.
+    """
+
+    which: Which
+    loop: Rows
+
+
 class Tile(ABC):
     """A tile of values: rows × columns, or one value a row.
 
@@ -243,13 +261,19 @@ class Block(ABC):
 
     @abstractmethod
     def loop(
-        self, axis: str, seen_from: Rows | None = None, within: Rows | None = None
+        self,
+        axis: str,
+        seen_from: Rows | None = None,
+        within: Rows | None = None,
+        *,
+        in_turns: bool = False,
     ) -> Iterator[Rows]:
         """The tiles of an axis, or those of them that `seen_from` sees under the mask.
 
         Args:
             within: the block's own part of a grid axis that deals the tiles out: part i of s
                 takes tiles i·⌈T/s⌉ … (i+1)·⌈T/s⌉−1 of T, and may be left with none.
+            in_turns: it takes tiles i, i+s, i+2·s, … instead.
         """
 
     @abstractmethod
@@ -261,18 +285,26 @@ class Block(ABC):
         """What a tensor is declared as: a tile is rounded to it before it is stored."""
 
     @abstractmethod
-    def load(self, tensor: str, *rows: Rows, through: Tile | None = None) -> Tile:
+    def load(
+        self,
+        tensor: str,
+        *rows: Rows,
+        through: Tile | None = None,
+        when: Steps | None = None,
+        otherwise: float = 0.0,
+    ) -> Tile:
         """A tile from global memory, read when it is first used.
 
         Each range binds the axis it names, the block's coordinates bind the rest.
 
         Args:
             through: entries of the page table for these rows of a tensor that lies in pages.
+            when: steps in which it is read; in others it is full of `otherwise`.
         """
 
     @abstractmethod
-    def store(self, tensor: str, tile: Tile, *rows: Rows) -> None:
-        """A tile into global memory."""
+    def store(self, tensor: str, tile: Tile, *rows: Rows, when: Steps | None = None) -> None:
+        """A tile into global memory; only in some steps, if `when` says which."""
 
     @abstractmethod
     def reduce(self, tensor: str, tile: Tile, *rows: Rows) -> None:

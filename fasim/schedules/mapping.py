@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-MatrixUnit = Literal["mma.sync", "wgmma", "none"]
+MatrixUnit = Literal["mma.sync", "wgmma", "ffma", "none"]
 CopyUnit = Literal["cp.async", "tma", "registers"]
 
 
@@ -16,7 +16,8 @@ class Mapping:
     Attributes:
         warps: warps of a block that compute.
         matrix_unit: instruction that multiplies: `mma.sync` (a warp, operands in registers),
-            `wgmma` (Hopper: a warpgroup, asynchronous, operands in shared memory), `none`.
+            `wgmma` (Hopper: a warpgroup, asynchronous, operands in shared memory), `ffma` (FP32
+            lanes, no tensor cores), `none`.
         copy_unit: how tiles arrive: `cp.async` or `tma` into shared memory, or `registers`
             (plain loads).
         producer_warps: warps beside the computing ones that only fetch tiles.
@@ -37,6 +38,8 @@ class Mapping:
         registers_per_thread: as compiled, where a source gives it; otherwise estimated.
         computing_registers: what a computing thread has once the producers have given theirs up
             (setmaxnreg); as all threads if not given.
+        shared_memory_bytes: of a block, where its products stream their operands in pieces and
+            tiles never lie in shared memory whole; otherwise the sum of its buffers.
         instructions_per_element: for streaming kernels whose compiled length is known:
             issued instructions per element; the program's own count otherwise.
         warp_grid: rows × columns of warps over a tile of a product; all over rows if not given.
@@ -45,6 +48,8 @@ class Mapping:
         block_order: `grid` (blockIdx order), or `longest-first`: in sections of heads, all of a
             section's heaviest causal blocks, then the next lighter.
         section_bytes: K and V that the heads of such a section fill at most.
+        fast_math: compiled with it: exp2 flushes denormals, and a product whose only use is an
+            addition becomes one instruction with it.
         extra_launches: launches beside the kernel that move next to nothing (a counter zeroed).
         source: where the facts come from.
     """
@@ -63,12 +68,14 @@ class Mapping:
     multicast: tuple[tuple[str, int], ...] = ()
     registers_per_thread: int | None = None
     computing_registers: int | None = None
+    shared_memory_bytes: int | None = None
     instructions_per_element: float | None = None
     warp_grid: tuple[int, int] | None = None
     warp_grids: tuple[tuple[str, tuple[int, int]], ...] = ()
     persistent: bool = False
     block_order: Literal["grid", "longest-first"] = "grid"
     section_bytes: int = 0
+    fast_math: bool = True
     extra_launches: int = 0
     source: str = ""
 

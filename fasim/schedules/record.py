@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
-from fasim.schedules.language import ONE_BY_ONE, Block, Kernel, ProgramError, Rows, Tile
+from fasim.schedules.language import ONE_BY_ONE, Block, Kernel, ProgramError, Rows, Steps, Tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class Loop:
     seen_from: Rows | None
     parent: tuple[int, ...]
     within: Rows | None = None
+    in_turns: bool = False
 
 
 @dataclass(slots=True)
@@ -42,6 +43,7 @@ class Op:
         path: the loops around it, outermost first.
         iteration: 0, or 1 in the second recorded pass of a loop around it.
         used_in: for a load, the loops around its first use: it happens if these run at all.
+        when: for a load or a store, the steps of a loop around it in which it happens.
         contraction: for a matmul, length of a full tile's contracted side.
         contracted_axis: the axis of that side.
     """
@@ -57,6 +59,7 @@ class Op:
     path: tuple[int, ...] = ()
     iteration: int = 0
     used_in: tuple[int, ...] | None = None
+    when: Steps | None = None
     contraction: int = 0
     contracted_axis: str = ""
 
@@ -129,14 +132,19 @@ class _Recorder(Block):
         return Rows("page", most, rows.owner)
 
     def loop(
-        self, axis: str, seen_from: Rows | None = None, within: Rows | None = None
+        self,
+        axis: str,
+        seen_from: Rows | None = None,
+        within: Rows | None = None,
+        *,
+        in_turns: bool = False,
     ) -> Iterator[Rows]:
         # The second pass of an outer loop meets its inner loops again, in the same order.
         key = (self.path, self.begun[-1])
         self.begun[-1] += 1
         number = self.numbers.setdefault(key, len(self.loops))
         if number == len(self.loops):
-            self.loops.append(Loop(number, axis, seen_from, self.path, within))
+            self.loops.append(Loop(number, axis, seen_from, self.path, within, in_turns))
         outer = self.path, self.passes
         for turn in (0, 1):
             self.path, self.passes = (*outer[0], number), (*outer[1], turn)
@@ -184,22 +192,36 @@ class _Recorder(Block):
     def dtype(self, tensor: str) -> str:
         return self.kernel.tensor(tensor).dtype
 
-    def load(self, tensor: str, *rows: Rows, through: Tile | None = None) -> Tile:
+    def load(
+        self,
+        tensor: str,
+        *rows: Rows,
+        through: Tile | None = None,
+        when: Steps | None = None,
+        otherwise: float = 0.0,  # noqa: ARG002 - a value changes neither bytes nor time
+    ) -> Tile:
         bound, down, across = self._bind(tensor, rows)
         declared = self.kernel.tensor(tensor)
         if (through is not None) != bool(declared.page_rows):
             raise ProgramError(f"{tensor} lies in pages or is contiguous, and is loaded otherwise")
         entries = () if through is None else (through,)
         return self.emit(
-            "load", down, across, inputs=entries, name=tensor, rows=bound, dtype=declared.dtype
+            "load",
+            down,
+            across,
+            inputs=entries,
+            name=tensor,
+            rows=bound,
+            dtype=declared.dtype,
+            when=when,
         )
 
-    def store(self, tensor: str, tile: Tile, *rows: Rows) -> None:
+    def store(self, tensor: str, tile: Tile, *rows: Rows, when: Steps | None = None) -> None:
         declared = self.kernel.tensor(tensor).dtype
         given = self.ops[tile.op].dtype if isinstance(tile, _Tile) else ""
         if given != declared:
             raise ProgramError(f"{tensor} is declared {declared} and a {given} tile is stored")
-        self._emit_write("store", tensor, tile, rows)
+        self._emit_write("store", tensor, tile, rows, when)
 
     def reduce(self, tensor: str, tile: Tile, *rows: Rows) -> None:
         declared = self.kernel.tensor(tensor).dtype
@@ -211,10 +233,19 @@ class _Recorder(Block):
             )
         self._emit_write("reduce", tensor, tile, rows)
 
-    def _emit_write(self, kind: str, tensor: str, tile: Tile, rows: tuple[Rows, ...]) -> None:
+    def _emit_write(
+        self,
+        kind: str,
+        tensor: str,
+        tile: Tile,
+        rows: tuple[Rows, ...],
+        when: Steps | None = None,
+    ) -> None:
         bound, down, across = self._bind(tensor, rows)
         dtype = self.kernel.tensor(tensor).dtype
-        self.emit(kind, down, across, inputs=(tile,), name=tensor, rows=bound, dtype=dtype)
+        self.emit(
+            kind, down, across, inputs=(tile,), name=tensor, rows=bound, dtype=dtype, when=when
+        )
 
     def _bind(self, name: str, rows: tuple[Rows, ...]) -> tuple[dict[str, Rows], Rows, Rows | None]:
         """The range of each axis that the block's coordinates do not give; the tile's sides."""

@@ -75,7 +75,7 @@ def block_use(record: Record) -> BlockUse:
     allotted = -(-min(registers, MAX_REGISTERS) // REGISTER_ALLOCATION) * REGISTER_ALLOCATION
     return BlockUse(
         threads=mapping.threads,
-        shared_memory_bytes=shared,
+        shared_memory_bytes=mapping.shared_memory_bytes or shared,
         registers_per_thread=allotted,
         spilled_registers=spilled,
         # A streaming kernel goes over its elements once: it has no loop to spill in.

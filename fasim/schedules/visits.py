@@ -34,6 +34,7 @@ class Visit:
         axis: the axis the loop steps along, of `length` rows in all.
         tile: rows of a full tile.
         clear_first, clear_last: tiles clear_first … clear_last−1 have no score that is hidden.
+        stride: from one visited tile to the next.
     """
 
     axis: str
@@ -43,26 +44,37 @@ class Visit:
     last: int
     clear_first: int
     clear_last: int
+    stride: int = 1
+
+    @property
+    def tiles(self) -> range:
+        """Numbers of the visited tiles."""
+        return range(self.first, self.last, self.stride)
 
     @property
     def trips(self) -> int:
         """Tiles visited."""
-        return self.last - self.first
+        return len(self.tiles)
 
     @property
     def masked(self) -> int:
         """Visited tiles with a score that is hidden: those at an edge of the mask."""
-        clear = min(self.last, self.clear_last) - max(self.first, self.clear_first)
-        return self.trips - max(0, clear)
+        before = max(0, self.clear_first - self.first)  # tiles, in steps of the stride rounded up
+        first = self.first + -(-before // self.stride) * self.stride
+        clear = range(first, min(self.last, self.clear_last), self.stride)
+        return self.trips - len(clear)
 
     @property
     def rows(self) -> int:
         """Rows of all visited tiles, clipped."""
-        return min(self.last * self.tile, self.length) - self.first * self.tile if self.trips else 0
+        if not self.trips:
+            return 0
+        missing = max(0, (self.tiles[-1] + 1) * self.tile - self.length)  # of the last tile
+        return self.trips * self.tile - missing
 
     def spans(self) -> Iterator[Span]:
         """The rows of each visited tile, clipped."""
-        for tile in range(self.first, self.last):
+        for tile in self.tiles:
             yield Span(tile * self.tile, min((tile + 1) * self.tile, self.length))
 
     def pages(self, kernel: Kernel) -> int:
@@ -94,10 +106,18 @@ def visit(kernel: Kernel, loop: Loop, seen_from: Span | None, within: Span | Non
     visited = _seen(kernel, loop, seen_from)
     if loop.within is None or within is None:
         return visited
+    if loop.in_turns:
+        return _in_turns(visited, within.start, kernel.lengths[loop.within.axis])
     part = -(-kernel.tile_count(loop.axis) // kernel.lengths[loop.within.axis])
     first = max(visited.first, within.start * part)
     last = max(first, min(visited.last, within.stop * part))
     return replace(visited, first=first, last=last)
+
+
+def _in_turns(visited: Visit, own: int, parts: int) -> Visit:
+    """Every `parts`-th of the visited tiles: those whose number leaves `own`."""
+    first = visited.first + (own - visited.first) % parts
+    return replace(visited, first=first, last=max(first, visited.last), stride=parts)
 
 
 def _seen(kernel: Kernel, loop: Loop, seen_from: Span | None) -> Visit:

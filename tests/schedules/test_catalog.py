@@ -174,7 +174,7 @@ def test_an_unknown_schedule_names_the_closest_and_all(a100: Gpu) -> None:
 def test_an_unknown_implementation_too(a100: Gpu) -> None:
     assert refusal(PROBLEM, a100, implementation="flash-attn2") == (
         "flash-attn2: unknown implementation; did you mean flash-attn-2? "
-        "there are flash-attn-2, flash-attn-3, cudnn, pytorch, triton"
+        f"there are {', '.join(catalog.IMPLEMENTATIONS)}"
     )
 
 

@@ -43,7 +43,7 @@ OUTLIERS = {("a100", 256, "alu"): 0.35, ("h100", 128, "fp32"): 0.16}
 def lowered(gpu_name, head_dim, implementation="flash-attn-2", causal=False, **changes):
     gpu = load(gpu_name).gpu
     problem = Attention(1, 1, 4096, 4096, head_dim, causal=causal)
-    options = Options(num_splits=1) if implementation == "flash-attn-2" else None
+    options = Options(num_splits=1) if implementation in ("flash-attn-2", "pytorch-flash") else None
     (kernel,) = plan(problem, gpu, None, implementation, options).kernels
     recorded = record(replace(kernel, mapping=replace(kernel.mapping, **changes)))
     return gpu, lower(recorded, gpu, main_loop(recorded))
@@ -96,6 +96,31 @@ def test_the_loop_inside_another_is_lowered_once():
     mma = sum(item.count for item in stream.plain[0].items if item.pipe == "tensor")
     assert mma * kernel.mapping.warps == 2 * tile_m * tile_n * 64 // (16 * 8 * 16)
     assert stream.bytes_per_iteration == 2 * tile_m * 64 * 2 + 2 * tile_m * 4
+
+
+@pytest.mark.parametrize(("head_dim", "compiled"), [(64, (13.0, 2.0)), (128, (18.5, 4.0))])
+def test_without_fast_math_a_score_takes_the_instructions_of_the_compiled_kernel(
+    head_dim, compiled
+):
+    """PyTorch's build, disassembled: a guard around each exp2, and no fused multiply-add."""
+    tile_n = 128 if head_dim == 64 else 64
+    threads_scores = tile_n  # of a thread: 128 rows on 128 threads
+    fast, slow = (
+        lowered("a100", head_dim, name)[1].plain[0].items
+        for name in ("flash-attn-2", "pytorch-flash")
+    )
+    count = {
+        name: sum(item.count for item in slow if item.name == name) / threads_scores
+        for name in ("compare", "halve", "square", "exp2")
+    }
+    assert count["compare"] == count["halve"] == count["square"] == count["exp2"]
+    assert count["exp2"] == pytest.approx(1.05, abs=0.03)
+    total, tensor = compiled
+    assert sum(item.count for item in slow) / threads_scores == pytest.approx(total, rel=0.08)
+    matrix = sum(item.count for item in slow if item.pipe == "tensor") / threads_scores
+    assert matrix == tensor
+    more = sum(item.count for item in slow) - sum(item.count for item in fast)
+    assert more / threads_scores == pytest.approx(3 * count["exp2"] + 1, abs=0.2)
 
 
 # A program no schedule is made of: distances of a block's rows to all others.

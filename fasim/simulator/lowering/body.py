@@ -96,6 +96,10 @@ class LoopBody:
         pipe, per_element = instruction_cost(op, self.record, self.masked)
         return pipe, 0.0 if self.is_fused(op) else per_element
 
+    def is_guarded(self, op: Op) -> bool:
+        """Whether an exponential keeps denormals: halved below their threshold, then squared."""
+        return op.kind == "exp2" and not self.mapping.fast_math
+
     def is_fused(self, op: Op) -> bool:
         """Whether a product is part of the addition that takes it."""
         return op.index in self._fused
@@ -103,6 +107,8 @@ class LoopBody:
     def _multiply_adds(self) -> set[int]:
         """Products whose only use is an addition or subtraction: they become one FFMA with it."""
         fused: set[int] = set()
+        if not self.mapping.fast_math:
+            return fused
         for op in self.ops:
             users = self.used(op)
             if op.kind == "mul" and len(users) == 1 and users[0].kind in ("add", "sub"):

@@ -86,6 +86,8 @@ class Elementwise:
                 for op in at_once + beside:
                     self._emit_group(op, group, groups, parts)
             if group > 0:
+                for op in at_once if groups > 1 else ():
+                    self._square(op, group - 1, parts)
                 for op in behind:
                     self._emit_group(op, group - 1, groups, parts)
         for op in run + beside:
@@ -106,6 +108,8 @@ class Elementwise:
         if count == 0:
             return
         needs = self._needs(op, group, parts)
+        if self.body.is_guarded(op):
+            needs = self._halve(count, needs)
         asynchronous = pipe == "sfu" and count > 1
         item = self.emitter.arithmetic(
             pipe, count, needs=needs, asynchronous=asynchronous, name=op.kind
@@ -115,6 +119,20 @@ class Elementwise:
             earlier = self.body.carried.get(index)
             if earlier and self.body.asynchronous(earlier) and not self.body.is_delayed(earlier):
                 self.emitter.require_earlier(item, earlier.index)
+        if groups == 1:
+            self._square(op, group, parts)
+
+    def _halve(self, count: int, needs: list[int]) -> list[int]:
+        """What goes before an exp2 that keeps denormals: a comparison, a predicated product."""
+        compare = self.emitter.arithmetic("alu", count, needs=needs, name="compare")
+        return [self.emitter.arithmetic("fp32", count, needs=[*needs, compare], name="halve")]
+
+    def _square(self, op: Op, group: int, parts: dict[int, list[int]]) -> None:
+        """What goes behind it: a predicated product, in whose place the exponential stands."""
+        made = parts[op.index]
+        if self.body.is_guarded(op) and group < len(made):
+            count = self.emitter.items[made[group]].count
+            made[group] = self.emitter.arithmetic("fp32", count, needs=[made[group]], name="square")
 
     def _needs(self, op: Op, group: int, parts: dict[int, list[int]]) -> list[int]:
         """What a group waits for: the same group of the run's own values, others whole."""

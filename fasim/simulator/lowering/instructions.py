@@ -39,6 +39,11 @@ def is_elementwise(op: Op) -> bool:
     return op.kind in _ELEMENTWISE
 
 
+def is_rare(op: Op) -> bool:
+    """Whether an access happens in one step of a loop only: the other steps do without."""
+    return op.when is not None and op.when.which in ("first", "last")
+
+
 def instruction_cost(op: Op, record: Record, masked: bool) -> tuple[Arithmetic, float]:
     """Pipe and instructions per element of an elementwise operation or a row reduction.
 

@@ -23,6 +23,7 @@ from fasim.simulator.lowering.emitter import Emitter
 from fasim.simulator.lowering.instructions import (
     LOOP_INSTRUCTIONS,
     is_elementwise,
+    is_rare,
 )
 from fasim.simulator.lowering.products import Products
 from fasim.simulator.lowering.staging import Staging
@@ -105,11 +106,11 @@ def _items(body: LoopBody, turn: Turn | None) -> tuple[tuple[Item, ...], int]:
         elif op.kind == "matmul":
             staging.join(op)
             products.emit(op)
-        elif op.kind == "store":
+        elif op.kind == "store" and not is_rare(op):
             copies.store(op)
         elif op.kind == "reduce":
             staging.reduce(op)
-        elif op.kind == "load" and not body.is_buffered(op) and not body.is_table(op):
+        elif op.kind == "load" and not (is_rare(op) or body.is_buffered(op) or body.is_table(op)):
             copies.load(op)
         if turn and position == ends:
             emitter.append(turn.pass_on())

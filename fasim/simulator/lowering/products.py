@@ -1,10 +1,10 @@
-"""Matrix products: mma.sync with its fragments, one warp at a time, or wgmma."""
+"""Matrix products: mma.sync with its fragments, one warp at a time; wgmma; FP32 lanes."""
 
 from __future__ import annotations
 
 from math import ceil
 
-from fasim.hardware.gpu import LDMATRIX_BYTES
+from fasim.hardware.gpu import LDMATRIX_BYTES, WARP
 from fasim.problem import DTYPE_BYTES, TENSOR_DTYPE
 from fasim.schedules.record import Op
 from fasim.simulator.lowering.body import LoopBody
@@ -19,6 +19,11 @@ WGMMA_WAIT_CYCLES = 60
 # wgmmas of one warp at the tensor core: one runs, one is ready behind it. So warpgroups that
 # multiply at the same time alternate, and end at the same time.
 WGMMA_QUEUE = 2
+# A thread of an SGEMM multiplies 8 rows by 8 columns: of each step along the contracted side it
+# reads 16 values of four bytes, in loads of 16 bytes.
+FFMA_ROWS = FFMA_COLUMNS = 8
+FFMA_LOADS = (FFMA_ROWS + FFMA_COLUMNS) * 4 / 16
+FFMA_GROUPS = 8  # parts of a product: operands of one are fetched beside the one before
 
 
 class Products:
@@ -37,6 +42,8 @@ class Products:
         """Emits one product; its value is visible after the items of its last k-step."""
         if self.mapping.matrix_unit == "wgmma":
             self._wgmma(op)
+        elif self.mapping.matrix_unit == "ffma":
+            self._ffma(op)
         else:
             self._mma(op)
 
@@ -100,6 +107,30 @@ class Products:
     def _fragment(self, source: Op) -> int:
         needs = self.emitter.after((source.index,))
         return self.emitter.shared_memory(LDMATRIX_BYTES, needs=needs, name="ldmatrix")
+
+    def _ffma(self, op: Op) -> None:
+        """Multiply-adds of the FP32 lanes; lanes that read the same value share the read."""
+        rows, columns = self.mapping.warp_tile(op.shape, op.name)
+        instructions = rows * columns * op.contraction / WARP / FFMA_GROUPS
+        threads = WARP * FFMA_ROWS * FFMA_COLUMNS  # elements that a warp multiplies at a time
+        passes = ceil(rows * columns / threads) * op.contraction / FFMA_GROUPS
+        read_bytes = (rows + columns) * op.contraction * self.element_bytes / FFMA_GROUPS
+        needs = self.emitter.after(op.inputs)
+
+        def fetch() -> int:
+            return self.emitter.shared_memory(
+                read_bytes, FFMA_LOADS * passes, needs=needs, name="fetch"
+            )
+
+        fetched, products = fetch(), list[int]()
+        for group in range(FFMA_GROUPS):
+            following = fetch() if group + 1 < FFMA_GROUPS else fetched
+            products.append(
+                self.emitter.arithmetic("fp32", instructions, needs=[fetched], name=op.name)
+            )
+            self.copies.fill_share(FFMA_GROUPS - group)
+            fetched = following
+        self.emitter.made(op.index, products[-1:])
 
     def _wgmma(self, op: Op) -> None:
         """wgmma: m64 × n of a warpgroup, asynchronous, at the tensor rate or shared memory's."""

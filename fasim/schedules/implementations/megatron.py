@@ -1,0 +1,89 @@
+"""Megatron-LM's attention: two batched products around one fused scale, mask and softmax kernel.
+
+Products read Q, K and V as they lie in [seqlen, batch, heads, head_dim]; O is copied into place.
+Backward of the fused kernel reads P and dP once and writes dS over dP. The causal kernel passes
+over the hidden half of S, which is counted here as read.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fasim.problem import Attention
+from fasim.schedules import standard_backward
+from fasim.schedules.chain import QUERY
+from fasim.schedules.implementations import cublas, pytorch
+from fasim.schedules.language import Kernel
+from fasim.schedules.mapping import Mapping
+from fasim.schedules.plan import Entry, Options, Plan, chain_of, check_dtype, listed
+from fasim.schedules.standard import (
+    Gemm,
+    probability_value_kernel,
+    query_key_kernel,
+    softmax_kernel,
+)
+
+if TYPE_CHECKING:
+    from fasim.hardware import Gpu
+
+SOURCE = "NVIDIA/Megatron-LM, megatron/fused_kernels/scaled_upper_triang_masked_softmax.h"
+DTYPES = ("fp16", "bf16")
+# Rows the fused kernel is compiled for; longer ones fall back to PyTorch's own kernels.
+LEAST_KEYS, MOST_KEYS, KEY_MULTIPLE = 17, 16384, 4
+WARPS, PAIRED_KEYS = 4, 128  # a row a warp; two rows, up to this many keys
+
+
+def softmax_block(seqlen_k: int) -> tuple[Mapping, int]:
+    """Mapping and rows of a block of the fused kernel: a warp keeps whole rows in registers."""
+    rows = WARPS * (2 if seqlen_k <= PAIRED_KEYS else 1)
+    return pytorch.streaming(pytorch.SOFTMAX_SHORT, WARPS), rows
+
+
+def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
+    """The chain: QKᵀ, scale-mask-softmax, PV, copy."""
+    mapping, rows = softmax_block(problem.seqlen_k)
+    return (
+        query_key_kernel(problem, gemm),
+        softmax_kernel(problem, mapping, rows),
+        probability_value_kernel(problem, gemm, o="O_copy"),
+        pytorch.copy_kernel(problem, "O_copy", "O", QUERY),
+    )
+
+
+def backward_kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
+    """The chain: dV, dP, scale-mask-softmax backward, dQ, dK: 14 bytes a score of two."""
+    mapping, rows = softmax_block(problem.seqlen_k)
+    return standard_backward.kernels(problem, gemm, mapping, rows)
+
+
+def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
+    gemm = cublas.gemm(gpu, problem.dtype, options.tile or cublas.usual_tile(problem, gpu))
+    chain = chain_of(
+        problem, lambda: kernels(problem, gemm), lambda: backward_kernels(problem, gemm)
+    )
+    return Plan("standard", "megatron", chain, (gemm.tile_m, gemm.tile_n))
+
+
+def _check(problem: Attention, gpu: Gpu) -> str | None:
+    if problem.dtype not in DTYPES:
+        return f"it takes {listed(DTYPES)}, not {problem.dtype}"
+    if problem.group > 1:
+        return "it takes as many key/value heads as query heads"
+    keys = problem.seqlen_k
+    if not LEAST_KEYS <= keys <= MOST_KEYS or keys % KEY_MULTIPLE:
+        return (
+            f"its fused softmax takes {LEAST_KEYS} to {MOST_KEYS} keys, "
+            f"a multiple of {KEY_MULTIPLE}, not {keys}"
+        )
+    return check_dtype(problem, gpu)
+
+
+ENTRY = Entry(
+    name="megatron",
+    schedule="standard",
+    title="Megatron-LM: baddbmm, fused scale-mask-softmax, bmm",
+    source=SOURCE,
+    needs="fp16 or bf16, no shared K/V heads; device memory as standard",
+    build=_build,
+    check=_check,
+)

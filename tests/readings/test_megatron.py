@@ -1,0 +1,68 @@
+"""Megatron-LM's chain: bytes a score, kernel by kernel, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from fasim.hardware import Gpu
+from fasim.problem import Attention
+from fasim.readings import numerics
+from fasim.readings.traffic import traffic
+from fasim.schedules import catalog
+from fasim.schedules.plan import Refused
+
+PROBLEM = Attention(2, 3, 256, 192, 64)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_bytes_a_score_and_numerics_agree(a100: Gpu, causal: bool) -> None:
+    """Forward 8: S written and read, P written and read. Backward 14, softmax's 6 of them."""
+    problem = replace(PROBLEM, causal=causal, direction="both")
+    plan = catalog.plan(problem, a100, implementation="megatron")
+    exact = traffic(plan.kernels).kernels
+    run = numerics.run(plan.kernels, numerics.random_inputs(problem))
+    scores = 2 * 3 * 256 * 192
+    by_kernel = {
+        kernel.kernel: sum(
+            access.total_bytes
+            for name, access in kernel.compulsory.items()
+            if name in ("S", "P", "dP", "dS")
+        )
+        / scores
+        for kernel in exact
+    }
+    assert by_kernel == {
+        "query_key": 2,
+        "softmax": 4,
+        "probability_value": 2,
+        "copy_O_copy": 0,
+        "value_gradient": 2,
+        "probability_gradient": 2,
+        "softmax_gradient": 6,
+        "query_gradient": 2,
+        "key_gradient": 2,
+    }
+    for kernel, level in zip(exact, run.kernels, strict=True):
+        assert {n: a for n, a in kernel.global_.items() if a.total_bytes} == level
+
+
+def test_short_rows_go_by_twos(a100: Gpu) -> None:
+    for keys, rows in ((128, 8), (132, 4)):
+        plan = catalog.plan(Attention(1, 1, 64, keys, 64), a100, implementation="megatron")
+        assert plan.kernels[1].tiles["q"] == rows
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        (replace(PROBLEM, seqlen_k=16), "17 to 16384 keys, a multiple of 4, not 16"),
+        (replace(PROBLEM, seqlen_k=1002), "a multiple of 4, not 1002"),
+        (replace(PROBLEM, dtype="fp32"), "it takes fp16 and bf16, not fp32"),
+        (Attention(1, 4, 64, 64, 64, kv_heads=2), "as many key/value heads"),
+    ],
+)
+def test_what_it_does_not_take(a100: Gpu, problem: Attention, message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        catalog.plan(problem, a100, implementation="megatron")
