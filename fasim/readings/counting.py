@@ -110,7 +110,7 @@ class Counter:
             first = max(first, visited.first)
             visited = replace(visited, first=first, last=max(first, min(stop, visited.last)))
         repeats = loop.number in op.path
-        if self.kernel.problem.causal and any(
+        if self.kernel.problem.masked and any(
             later.seen_from is not None and later.seen_from.owner == loop.number for later in inner
         ):
             counts = (
