@@ -36,5 +36,6 @@ ENTRY = Entry(
     needs=flash_attn_2.ENTRY.needs,
     build=_build,
     check=flash_attn_2.ENTRY.check,
+    features=flash_attn_2.ENTRY.features,
     takes=("tile", "warps", "num_splits", "pack_gqa"),
 )
