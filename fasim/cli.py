@@ -332,6 +332,80 @@ def study_split_kv(
     _print(study.to_dict, lambda: split_kv_text(study), as_json)
 
 
+@study_app.command(
+    "gpt2",
+    epilog="Example: fasim study gpt2",
+)
+def study_gpt2(
+    gpu: GpuOption = "a100-sxm4-40gb",
+    set_: SetOption = None,
+    launch: LaunchOption = "stream",
+    l2: L2Option = "warm",
+    run_length: RunLengthOption = "sustained",
+    as_json: JsonOption = False,
+) -> None:
+    """GPT-2 medium, forward and backward, beside the FlashAttention paper's measurement."""
+    from fasim.report.studies.gpt2 import gpt2_text
+    from fasim.verbs.studies.gpt2 import gpt2_study
+
+    study = gpt2_study(
+        _profile(gpu, set_), _scenario(launch, l2, run_length), progress=_progress("configurations")
+    )
+    _print(study.to_dict, lambda: gpt2_text(study), as_json)
+
+
+@study_app.command("block-size", epilog="Example: fasim study block-size")
+def study_block_size(
+    gpu: GpuOption = "a100-sxm4-40gb",
+    set_: SetOption = None,
+    launch: LaunchOption = "stream",
+    l2: L2Option = "warm",
+    run_length: RunLengthOption = "sustained",
+    as_json: JsonOption = False,
+) -> None:
+    """Bytes and time of FlashAttention-1 over its block size, as in the paper's figure."""
+    from fasim.report.studies.block_size import block_size_text
+    from fasim.verbs.studies.block_size import block_size_study
+
+    study = block_size_study(
+        _profile(gpu, set_), _scenario(launch, l2, run_length), progress=_progress("block sizes")
+    )
+    _print(study.to_dict, lambda: block_size_text(study), as_json)
+
+
+@study_app.command(
+    "scaling", epilog="Example: fasim study scaling --gpu h100 --head-dim 128 --causal"
+)
+def study_scaling(
+    gpu: GpuOption,
+    set_: SetOption = None,
+    tokens: Annotated[int, typer.Option(min=1, help="batch x sequence length")] = 16384,
+    heads: HeadsOption = 16,
+    kv_heads: KvHeadsOption = None,
+    head_dim: HeadDimOption = 128,
+    dtype: DtypeOption = "fp16",
+    causal: CausalOption = False,
+    direction: DirectionOption = "forward",
+    launch: LaunchOption = "stream",
+    l2: L2Option = "warm",
+    run_length: RunLengthOption = "sustained",
+    as_json: JsonOption = False,
+) -> None:
+    """Time, TFLOP/s and memory of the schedules over the sequence length, 128 to 64 K."""
+    from fasim.report.studies.scaling import scaling_text
+    from fasim.verbs.studies.scaling import scaling_study
+
+    problem = _problem(1, heads, kv_heads, 128, None, None, head_dim, dtype, causal, direction)
+    study = scaling_study(
+        problem,
+        _profile(gpu, set_),
+        _scenario(launch, l2, run_length),
+        tokens=tokens,
+        progress=_progress("predictions"),
+    )
+    _print(study.to_dict, lambda: scaling_text(study), as_json)
+
+
 @app.command()
 def schedules(as_json: JsonOption = False) -> None:
     """The schedules, and what each needs."""

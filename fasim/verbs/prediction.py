@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fasim.problem import Attention, Scenario
+from fasim.problem import Attention, ProblemError, Scenario
 from fasim.readings.footprint import Footprint
 from fasim.readings.traffic import Access, Flops, Level, total
 from fasim.simulator.simulate import Simulation
@@ -93,6 +93,20 @@ class Prediction:
     @property
     def tile_name(self) -> str:
         return f"{self.tile[0]}x{self.tile[1]}"
+
+    @property
+    def fitting_time_s(self) -> float:
+        """The time, for a caller who cannot go on without one.
+
+        Raises:
+            ProblemError: device memory does not hold the chain.
+        """
+        if self.time_s is None:
+            raise ProblemError(
+                f"{self.name} needs {self.footprint.peak_bytes / 2**30:.3g} GiB of device memory, "
+                f"{self.gpu} has {self.capacity_bytes / 2**30:.3g} GiB"
+            )
+        return self.time_s
 
     @property
     def tflops_per_s(self) -> float | None:
