@@ -354,6 +354,34 @@ def study_gpt2(
     _print(study.to_dict, lambda: gpt2_text(study), as_json)
 
 
+@study_app.command(
+    "softmax", epilog="Example: fasim study softmax --gpu h100 --rows 65536 --columns 1024"
+)
+def study_softmax(
+    gpu: GpuOption = "a100",
+    set_: SetOption = None,
+    rows: Annotated[int, typer.Option(help="rows of the scores")] = 65536,
+    columns: Annotated[int, typer.Option(help="scores of a row")] = 8192,
+    dtype: DtypeOption = "fp16",
+    launch: LaunchOption = "stream",
+    l2: L2Option = "warm",
+    run_length: RunLengthOption = "sustained",
+    as_json: JsonOption = False,
+) -> None:
+    """Naive, safe and online softmax: accesses an element, bytes, time, overflow."""
+    from fasim.report.studies.softmax import softmax_text
+    from fasim.verbs.studies.softmax import softmax_study
+
+    study = softmax_study(
+        rows,
+        columns,
+        _profile(gpu, set_),
+        _scenario(launch, l2, run_length),
+        dtype=dtype,  # type: ignore[arg-type]
+    )
+    _print(study.to_dict, lambda: softmax_text(study), as_json)
+
+
 @study_app.command("block-size", epilog="Example: fasim study block-size")
 def study_block_size(
     gpu: GpuOption = "a100-sxm4-40gb",
@@ -576,9 +604,9 @@ def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _catalog(kind: str, as_json: bool) -> None:
     from fasim.report.catalog import entries_dict, entries_text
-    from fasim.schedules.catalog import IMPLEMENTATIONS, SCHEDULES
+    from fasim.schedules.catalog import IMPLEMENTATIONS, NAMED_SCHEDULES
 
-    entries = SCHEDULES if kind == "schedule" else IMPLEMENTATIONS
+    entries = NAMED_SCHEDULES if kind == "schedule" else IMPLEMENTATIONS
     _print(lambda: entries_dict(kind, entries), lambda: entries_text(kind, entries), as_json)
 
 

@@ -57,6 +57,13 @@ def softmax(problem: Attention, q: Array, k: Array) -> tuple[Float64, Float64, F
     return p, row_max[..., 0], row_sum[..., 0]
 
 
+def softmax_of(scores: Array) -> Float64:
+    """P of given scores, in float64, along the last axis."""
+    exact = scores.astype(np.float64)
+    p = np.exp(exact - exact.max(axis=-1, keepdims=True))
+    return np.asarray(p / p.sum(axis=-1, keepdims=True))
+
+
 def gradients(
     problem: Attention, q: Array, k: Array, v: Array, do: Array
 ) -> tuple[Float64, Float64, Float64]:

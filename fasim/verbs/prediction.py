@@ -110,8 +110,13 @@ class Prediction:
 
     @property
     def tflops_per_s(self) -> float | None:
-        """4·B·H·Sq·Sk·D over the time, halved when causal, × 2.5 backward, in 10¹² a second."""
-        return None if self.time_s is None else self.problem.nominal_flops / self.time_s / 1e12
+        """4·B·H·Sq·Sk·D over the time, halved when causal, × 2.5 backward, in 10¹² a second.
+
+        None for a schedule that multiplies no matrices.
+        """
+        if self.time_s is None or not self.flops.tensor:
+            return None
+        return self.problem.nominal_flops / self.time_s / 1e12
 
     @property
     def bound(self) -> str | None:
