@@ -1,9 +1,9 @@
 """Mixed blocks one by one, without an event for what concerns one SM alone.
 
 The fast path for causal grids that are too short to repeat. The rules are those of
-`gpu_simulation`, and the end is the same to the tick: an SM is looked at where it takes a block
-or asks DRAM for bytes; the ends of loops in between change nothing elsewhere and are caught up
-with on the way. No SimPy, plain lists: three times as fast.
+`gpu_simulation`, and so is the end, to the tick: an SM is looked at where it takes a block or
+asks DRAM for bytes; the ends of loops in between change nothing elsewhere and are caught up with
+on the way. Without SimPy, on plain lists, it takes about half the time.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from fasim.simulator.gpu_state import (
 from fasim.simulator.work import KernelWork
 
 NEVER = 1 << 100
+REMEMBERED = 6  # events of an SM that settle whose turn it is in a tick
 
 
 def goes_at_its_own_pace(work: KernelWork, gpu: GpuState) -> bool:
@@ -56,12 +57,13 @@ class _Block:
 class _Sm:
     """The slots of one SM."""
 
-    __slots__ = ("computing", "held", "last")
+    __slots__ = ("computing", "held", "last", "past")
 
     def __init__(self, now: int) -> None:
         self.held: list[_Block] = []  # in prologue or epilogue, or waiting for bytes
         self.computing: list[_Block] = []
         self.last = now  # tick up to which the loops have advanced
+        self.past: tuple[int, ...] = (now,)  # ticks of its latest events, the last one first
 
 
 class OwnPace:
@@ -85,7 +87,7 @@ class OwnPace:
             for sm in sms:
                 self._issue(sm, now)
         # Of SMs due in one tick, that comes first whose last event came first.
-        queue = [(self._next_look(sm, now), sm.last, i, i) for i, sm in enumerate(sms)]
+        queue = [(self._next_look(sm, now), sm.past, i, i) for i, sm in enumerate(sms)]
         heapify(queue)
         looks = len(sms)
         while queue[0][0] != NEVER:
@@ -93,7 +95,7 @@ class OwnPace:
             sm = sms[index]
             self._move(sm, now)
             looks += 1
-            heapreplace(queue, (self._next_look(sm, now), sm.last, looks, index))
+            heapreplace(queue, (self._next_look(sm, now), sm.past, looks, index))
         self.events = looks - len(sms)
         return now
 
@@ -144,6 +146,7 @@ class OwnPace:
                 return tick
             passed = tick - last
             sm.last = tick
+            sm.past = (tick, *sm.past[:REMEMBERED])
             walked[resident] += passed * resident
             for block in computing[:]:
                 block.units -= passed * speed
@@ -168,6 +171,7 @@ class OwnPace:
         computing, held = sm.computing, sm.held
         resident, passed = len(computing), now - sm.last
         sm.last = now
+        sm.past = (now, *sm.past[:REMEMBERED])
         if resident:
             speed = self.rate.speeds[resident]
             self.rate.slot_ticks[resident] += passed * resident

@@ -128,6 +128,8 @@ small_classes = st.lists(st.tuples(few, few, few, few, few, few), min_size=2, ma
 @st.composite
 def small_works(draw):
     classes = draw(small_classes)
+    # A kernel that writes through DRAM is not one of those that go at their own pace.
+    classes[0] = (*classes[0][:5], max(1, classes[0][5]))
     pattern = [*range(len(classes)), *draw(st.lists(st.integers(0, len(classes) - 1), max_size=3))]
     return small(
         classes, tuple(draw(st.permutations(pattern))),
