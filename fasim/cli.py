@@ -434,6 +434,36 @@ def study_scaling(
     _print(study.to_dict, lambda: scaling_text(study), as_json)
 
 
+@study_app.command(
+    "memory",
+    epilog="Example: fasim study memory --layers 24 --hidden 1024 --heads 16 --seqlen 2048 "
+    "--batch 16 --gpu a100-sxm4-40gb",
+)
+def study_memory(
+    layers: Annotated[int, typer.Option(help="layers of the model")],
+    hidden: Annotated[int, typer.Option(help="elements of a token: heads x head dimension")],
+    heads: HeadsOption,
+    seqlen: Annotated[int, typer.Option(help="tokens of a sequence")],
+    batch: BatchOption = 1,
+    gpu: GpuOption = "a100",
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Memory of training a model: states, and attention's activations kept or recomputed."""
+    from fasim.report.studies.memory import memory_text
+    from fasim.verbs.studies.memory import memory_study
+
+    study = memory_study(
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        seqlen=seqlen,
+        batch=batch,
+        profile=_profile(gpu, set_),
+    )
+    _print(study.to_dict, lambda: memory_text(study), as_json)
+
+
 @app.command()
 def schedules(as_json: JsonOption = False) -> None:
     """The schedules, and what each needs."""
