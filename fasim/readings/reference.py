@@ -25,6 +25,13 @@ def visible(problem: Attention) -> npt.NDArray[np.bool_]:
     return np.tri(problem.seqlen_q, problem.seqlen_k, offset, dtype=bool)
 
 
+def softmax_of(scores: Array) -> Float64:
+    """P of given scores, in float64, along the last axis."""
+    exact = scores.astype(np.float64)
+    p = np.exp(exact - exact.max(axis=-1, keepdims=True))
+    return np.asarray(p / p.sum(axis=-1, keepdims=True))
+
+
 def attention(problem: Attention, q: Array, k: Array, v: Array) -> tuple[Float64, Float64]:
     """(O, LSE) in float64; a row that sees nothing gives O = 0 and LSE = −inf.
 
@@ -55,13 +62,6 @@ def softmax(problem: Attention, q: Array, k: Array) -> tuple[Float64, Float64, F
     row_sum = p.sum(axis=-1, keepdims=True)
     p = np.divide(p, row_sum, out=np.zeros_like(p), where=row_sum > 0)
     return p, row_max[..., 0], row_sum[..., 0]
-
-
-def softmax_of(scores: Array) -> Float64:
-    """P of given scores, in float64, along the last axis."""
-    exact = scores.astype(np.float64)
-    p = np.exp(exact - exact.max(axis=-1, keepdims=True))
-    return np.asarray(p / p.sum(axis=-1, keepdims=True))
 
 
 def gradients(
