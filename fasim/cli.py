@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -74,6 +75,11 @@ SeqlenKOption = Annotated[int | None, typer.Option(help="keys, instead of --seql
 HeadDimOption = Annotated[int, typer.Option(help="elements of a head")]
 DtypeOption = Annotated[str, typer.Option(help="fp16, bf16, fp32 or fp8")]
 CausalOption = Annotated[bool, typer.Option("--causal", help="mask, aligned bottom-right")]
+WindowOption = Annotated[
+    str | None,
+    typer.Option(metavar="L,R", help="keys seen to the left and right of a query's own; -1: all"),
+]
+DropoutOption = Annotated[float, typer.Option(help="probability that an element of P is dropped")]
 DirectionOption = Annotated[str, typer.Option(help="forward, backward or both")]
 TileOption = Annotated[
     str | None, typer.Option(metavar="MxN", help="rows of Q x rows of K/V, for example 128x64")
@@ -142,6 +148,8 @@ def predict(
     seqlen_k: SeqlenKOption = None,
     dtype: DtypeOption = "fp16",
     causal: CausalOption = False,
+    window: WindowOption = None,
+    dropout: DropoutOption = 0.0,
     direction: DirectionOption = "forward",
     tile: TileOption = None,
     warps: WarpsOption = None,
@@ -169,8 +177,21 @@ def predict(
 
     _choice("level", level, ("kernel", "block", "warp"))
     prediction = run(
-        _problem(
-            batch, heads, kv_heads, seqlen, seqlen_q, seqlen_k, head_dim, dtype, causal, direction
+        replace(
+            _problem(
+                batch,
+                heads,
+                kv_heads,
+                seqlen,
+                seqlen_q,
+                seqlen_k,
+                head_dim,
+                dtype,
+                causal,
+                direction,
+            ),
+            window=_window(window),
+            dropout=dropout,
         ),
         _profile(gpu, set_),
         _scenario(launch, l2, run_length),
@@ -207,6 +228,8 @@ def compare(
     seqlen_k: SeqlenKOption = None,
     dtype: DtypeOption = "fp16",
     causal: CausalOption = False,
+    window: WindowOption = None,
+    dropout: DropoutOption = 0.0,
     direction: DirectionOption = "forward",
     tile: TileOption = None,
     warps: WarpsOption = None,
@@ -225,8 +248,21 @@ def compare(
     from fasim.verbs.compare import compare as run
 
     comparison = run(
-        _problem(
-            batch, heads, kv_heads, seqlen, seqlen_q, seqlen_k, head_dim, dtype, causal, direction
+        replace(
+            _problem(
+                batch,
+                heads,
+                kv_heads,
+                seqlen,
+                seqlen_q,
+                seqlen_k,
+                head_dim,
+                dtype,
+                causal,
+                direction,
+            ),
+            window=_window(window),
+            dropout=dropout,
         ),
         [_profile(name, set_) for name in gpu],
         _scenario(launch, l2, run_length),
@@ -585,6 +621,18 @@ def _problem(
         causal=causal,
         direction=direction,  # type: ignore[arg-type]
     )
+
+
+def _window(text: str | None) -> tuple[int, int] | None:
+    from fasim.problem import ProblemError
+
+    if text is None:
+        return None
+    try:
+        left, right = (int(keys) for keys in text.split(","))
+    except ValueError:
+        raise ProblemError(f"--window is {text!r}; write it as 1024,0, -1 for all keys") from None
+    return left, right
 
 
 def _scenario(launch: str, l2: str, run_length: str) -> Scenario:

@@ -34,11 +34,18 @@ class Attention:
 
     Attributes:
         kv_heads: heads of K and V; 0 stands for `heads`.
+        window: keys a query sees to the (left, right) of its own, −1 for all of them; aligned as
+            the causal mask, which is a window of (−1, 0) and stored as `causal`. A window that
+            is causal too reaches 0 keys to the right. None: no window.
         direction: `forward`, `backward` (dQ, dK, dV from a stored LSE), or `both`.
+        dropout: probability that an element of P is dropped; the others are scaled by
+            1/(1 − dropout).
+        dropout_seed: which elements; the same in both directions and in every schedule.
 
     Raises:
         ProblemError: a length that is not positive, heads that kv_heads does not divide,
-            an unknown dtype or direction.
+            an unknown dtype or direction, a window of fewer than no keys, a dropout that is no
+            probability below 1.
     """
 
     batch: int
@@ -50,6 +57,9 @@ class Attention:
     dtype: Dtype = "fp16"
     causal: bool = False
     direction: Direction = "forward"
+    dropout: float = 0.0
+    dropout_seed: int = 0
+    window: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.kv_heads == 0:
@@ -69,6 +79,56 @@ class Attention:
             raise ProblemError(
                 f"direction is {self.direction!r}; choose from {', '.join(get_args(Direction))}"
             )
+        if not 0 <= self.dropout < 1:
+            raise ProblemError(
+                f"dropout is {self.dropout!r}; it must be a probability of 0 or more and below 1"
+            )
+        if self.window is not None and min(self.window) < -1:
+            raise ProblemError(
+                f"window is {self.window[0]},{self.window[1]}; "
+                "it must be keys to the left and to the right, -1 for all of them"
+            )
+        self._settle_window()
+
+    def _settle_window(self) -> None:
+        """One way to say it: `causal` for (−1, 0), None for (−1, −1), else a window alone."""
+        if self.window is None:
+            return
+        left, right = self.window[0], 0 if self.causal else self.window[1]
+        object.__setattr__(self, "causal", (left, right) == (-1, 0))
+        object.__setattr__(self, "window", None if left == -1 and right < 1 else (left, right))
+
+    @property
+    def reach(self) -> tuple[int | None, int | None]:
+        """Keys a query sees to the left and to the right of its own; None where all of them."""
+        left, right = (-1, 0) if self.causal else self.window or (-1, -1)
+        return None if left < 0 else left, None if right < 0 else right
+
+    @property
+    def masked(self) -> bool:
+        """Whether anything hides scores: a causal mask or a window."""
+        return self.causal or self.window is not None
+
+    @property
+    def visible_pairs(self) -> int:
+        """(query, key) pairs that the mask leaves, of one head."""
+        left, right = self.reach
+        offset = self.seqlen_k - self.seqlen_q
+        pairs = self.seqlen_q * self.seqlen_k
+        if right is not None:
+            pairs = self._pairs_up_to(offset + right)
+        return pairs if left is None else pairs - self._pairs_up_to(offset - left - 1)
+
+    def _pairs_up_to(self, diagonal: int) -> int:
+        """Pairs with key ≤ query + diagonal: a sum over queries, clipped at no key and at all."""
+
+        def rising(count: int) -> int:
+            return max(0, count) * max(0, count + 1) // 2
+
+        def clipped(count: int) -> int:
+            return rising(count) - rising(count - self.seqlen_k)
+
+        return clipped(self.seqlen_q + diagonal) - clipped(diagonal)
 
     @property
     def group(self) -> int:
@@ -89,10 +149,14 @@ class Attention:
     def nominal_flops(self) -> int:
         """4·B·H·Sq·Sk·D, halved when causal, × 2.5 for backward, × 3.5 for both.
 
-        The convention in which FlashAttention's papers report TFLOP/s; not what is executed.
+        The convention in which FlashAttention's papers report TFLOP/s; not what is executed. Under
+        a window Sq·Sk are the pairs it leaves, as in FlashAttention-3's benchmark.
         """
         matmuls = {"forward": 4, "backward": 10, "both": 14}[self.direction]
-        flops = matmuls * self.batch * self.heads * self.seqlen_q * self.seqlen_k * self.head_dim
+        each = matmuls * self.batch * self.heads * self.head_dim
+        if self.window is not None:
+            return each * self.visible_pairs
+        flops = each * self.seqlen_q * self.seqlen_k
         return flops // 2 if self.causal else flops
 
 

@@ -99,6 +99,13 @@ def test_compare_keeps_what_does_not_fit_and_lists_what_is_refused() -> None:
         (f"predict {SMALL} --batch 0", "batch is 0"),
         (f"predict {SMALL} --dtype fp64", "choose from fp32, bf16, fp16, fp8"),
         (f"predict {SMALL} --dtype fp8", "no tensor cores for fp8"),
+        (f"predict {SMALL} --dropout 1", "dropout is 1.0; it must be a probability"),
+        (f"predict {SMALL} --window 3", "write it as 1024,0"),
+        (f"predict {SMALL} --window 3,-2", "window is 3,-2"),
+        (
+            f"predict {SMALL} --implementation cudnn --window 3,0",
+            "window is 3,0; it has no window",
+        ),
         (f"predict {SMALL} --direction sideways", "forward, backward, both"),
         (f"predict {SMALL} --launch rocket", "stream, graph, kernel"),
         (f"predict {SMALL} --level atom", "kernel, block, warp"),

@@ -47,6 +47,12 @@ def test_nominal_flops_are_those_of_the_papers(direction: str, matmuls: int) -> 
             "heads is 8 and kv_heads 16; kv_heads must divide heads (grouped-query attention)",
         ),
         ({"dtype": "int4"}, "dtype is 'int4'; choose from fp32, bf16, fp16, fp8"),
+        (
+            {"window": (64, -2)},
+            "window is 64,-2; it must be keys to the left and to the right, -1 for all of them",
+        ),
+        ({"dropout": 1.0}, "dropout is 1.0; it must be a probability of 0 or more and below 1"),
+        ({"dropout": -0.1}, "dropout is -0.1; it must be a probability of 0 or more and below 1"),
         ({"direction": "up"}, "direction is 'up'; choose from forward, backward, both"),
     ],
 )
@@ -71,6 +77,34 @@ def test_impossible_scenarios_are_refused(fault: dict[str, str], message: str) -
     with pytest.raises(ProblemError) as refusal:
         Scenario(**fault)
     assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize(
+    ("causal", "window", "settled"),
+    [
+        (False, (-1, -1), (False, None)),
+        (False, (-1, 0), (True, None)),
+        (True, (-1, 64), (True, None)),
+        (True, (64, 64), (False, (64, 0))),
+        (False, (-1, 64), (False, (-1, 64))),
+        (False, (64, -1), (False, (64, -1))),
+        (True, None, (True, None)),
+    ],
+)
+def test_a_mask_is_said_in_one_way(
+    causal: bool, window: tuple[int, int] | None, settled: tuple[bool, tuple[int, int] | None]
+) -> None:
+    problem = Attention(1, 1, 100, 100, 64, causal=causal, window=window)
+    assert (problem.causal, problem.window) == settled
+    assert problem.masked == (settled != (False, None))
+
+
+def test_a_window_counts_the_pairs_it_leaves() -> None:
+    one = Attention(1, 1, 4, 6, 64, window=(1, 2))
+    # Own keys are 2, 3, 4, 5: from one before to two after, within 0 … 5.
+    assert one.visible_pairs == 4 + 4 + 3 + 2
+    assert one.nominal_flops == 4 * 64 * one.visible_pairs
+    assert Attention(1, 1, 4, 6, 64, causal=True).nominal_flops == 4 * 64 * 24 // 2
 
 
 def test_problems_and_scenarios_are_values() -> None:

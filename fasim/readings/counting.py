@@ -83,7 +83,7 @@ class Counter:
         within = None if loop.within is None else position.get(owner_of(loop.within))
         visited = visit(self.kernel, loop, seen_from, within)
         repeats = loop.number in op.path
-        if self.kernel.problem.causal and any(
+        if self.kernel.problem.masked and any(
             later.seen_from is not None and later.seen_from.owner == loop.number for later in inner
         ):
             counts = (

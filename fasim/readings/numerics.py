@@ -15,7 +15,7 @@ from fasim.problem import Attention
 from fasim.readings import layout
 from fasim.readings.global_memory import GlobalTensor
 from fasim.readings.numpy_block import NumpyBlock
-from fasim.readings.reference import attention, softmax, visible
+from fasim.readings.reference import attention, dropped, softmax, visible
 from fasim.readings.rounding import Array, round_to
 from fasim.readings.traffic import Level
 from fasim.schedules.chain import PAGE_TABLE
@@ -143,7 +143,7 @@ def saved_by_forward(problem: Attention, inputs: dict[str, Array]) -> dict[str, 
     """What forward schedules leave for their backward ones, of the float64 reference.
 
     O, P and copies of Q, K and V in the problem's dtype; LSE, row_max (of scores not yet scaled)
-    and row_sum in FP32.
+    and row_sum in FP32; with dropout, P after it and which of its elements were kept.
     """
     q, k, v = (inputs[name] for name in "QKV")
     output, lse = attention(problem, q, k, v)
@@ -152,4 +152,8 @@ def saved_by_forward(problem: Attention, inputs: dict[str, Array]) -> dict[str, 
     saved = {name: values.astype(np.float32) for name, values in single.items()}
     for name, values in (("O", output), ("P", p)):
         saved[name] = round_to(values.astype(np.float32), problem.dtype)
+    if problem.dropout:
+        after = dropped(problem, p).astype(np.float32)
+        saved["P_dropped"] = round_to(after, problem.dtype)
+        saved["dropout_mask"] = round_to(dropped(problem, np.ones_like(p)), "bool")
     return saved | {f"{name}_copy": inputs[name] for name in "QKV"}

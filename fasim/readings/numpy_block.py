@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from fasim.readings import dropout
 from fasim.readings.global_memory import GlobalTensor, Index
 from fasim.readings.rounding import Array, round_to
 from fasim.schedules.language import ONE_BY_ONE, Block, Kernel, ProgramError, Rows, Tile
@@ -92,7 +93,8 @@ class NumpyBlock(Block):
         self.tensor_flops = 0
         self._pending: Counter[str] = Counter()  # loads that nothing has used yet
         self._live: Counter[str] = Counter()  # shared-memory buffers in use
-        self._loops_begun = self._trips = 0
+        self._excused: Counter[str] = Counter()  # of them, those that an empty loop left unused
+        self._loops_begun = 0
 
     # Ranges.
 
@@ -118,11 +120,14 @@ class NumpyBlock(Block):
             own = self.coordinates[within.axis]
             starts = starts[own * part : (own + 1) * part]
         self._loops_begun += 1
+        empty = True
         for start in reversed(starts) if axis in self.kernel.descending else starts:
             rows = self._range(axis, self._loops_begun, start, tile)
             if seen_from is None or self._visible(_range(seen_from), rows).any():
-                self._trips += 1
+                empty = False
                 yield rows
+        if empty:
+            self._excused |= self._pending
 
     def _range(self, axis: str, owner: str | int, start: int, tile: int) -> Range:
         stop = min(start + tile, self.kernel.lengths[axis])
@@ -130,12 +135,18 @@ class NumpyBlock(Block):
 
     def _visible(self, a: Range, b: Range) -> npt.NDArray[np.bool_]:
         """[rows of a, rows of b]: whether the query of a pair sees its key."""
-        if not self.kernel.problem.causal:
-            return np.ones((a.length, b.length), bool)
+        seen = np.ones((a.length, b.length), bool)
+        if not self.kernel.problem.masked:
+            return seen
         down, across = np.arange(a.start, a.stop)[:, None], np.arange(b.start, b.stop)[None, :]
         row, key = (down, across) if a.axis == "q" else (across, down)
-        query = row // self.kernel.group
-        return np.asarray(key <= query + (self.kernel.lengths["k"] - self.kernel.queries))
+        own = row // self.kernel.group + (self.kernel.lengths["k"] - self.kernel.queries)
+        before, after = self.kernel.problem.reach
+        if before is not None:
+            seen &= key >= own - before
+        if after is not None:
+            seen &= key <= own + after
+        return seen
 
     # Global memory.
 
@@ -246,6 +257,17 @@ class NumpyBlock(Block):
         hidden = np.where(seen, tile.value(), np.float32(-np.inf))
         return NumpyTile(self, tile.rows, tile.cols, hidden)
 
+    def dropout(self, scores: Tile) -> Tile:
+        problem, tile = self.kernel.problem, _tile(scores)
+        if problem.dropout == 0:
+            return tile
+        assert tile.cols is not None
+        queries, keys = (range(side.start, side.stop) for side in (tile.rows, tile.cols))
+        batch, head = self.coordinates["batch"], self.coordinates["head"]
+        kept = dropout.kept(problem, batch, head, queries, keys)
+        scaled = tile.value() * np.float32(1 / (1 - problem.dropout))
+        return NumpyTile(self, tile.rows, tile.cols, np.where(kept, scaled, np.float32(0)))
+
     def elementwise(self, op: str, tile: NumpyTile, others: tuple[Tile | float, ...]) -> NumpyTile:
         """`op` of tiles and numbers; a row vector is broadcast over the widest's columns."""
         tiles = [tile, *(_tile(other) for other in others if isinstance(other, Tile))]
@@ -262,12 +284,10 @@ class NumpyBlock(Block):
         """Ends the block.
 
         Raises:
-            ProgramError: a tile was loaded and never used, though a loop of the block ran.
+            ProgramError: a tile was loaded and never used, though no loop after it was empty.
         """
-        if self._loops_begun and not self._trips:
-            return
         for tensor, loads in self._pending.items():
-            if loads:
+            if loads > self._excused[tensor]:
                 raise ProgramError(f"loads a tile of {tensor} and never uses it")
 
     def __str__(self) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fasim.problem import TENSOR_DTYPE, Attention
+from fasim.readings import dropout
 from fasim.readings.rounding import Array, round_to
 
 Float64 = npt.NDArray[np.float64]
@@ -18,11 +19,17 @@ MIN_EXPONENT = {"tf32": -126, "fp16": -14, "bf16": -126, "fp8": -6}
 
 
 def visible(problem: Attention) -> npt.NDArray[np.bool_]:
-    """[seqlen_q, seqlen_k]: whether a query sees a key; causal is aligned bottom-right."""
-    if not problem.causal:
-        return np.ones((problem.seqlen_q, problem.seqlen_k), dtype=bool)
-    offset = problem.seqlen_k - problem.seqlen_q
-    return np.tri(problem.seqlen_q, problem.seqlen_k, offset, dtype=bool)
+    """[seqlen_q, seqlen_k]: whether a query sees a key; masks are aligned bottom-right."""
+    shape, offset = (problem.seqlen_q, problem.seqlen_k), problem.seqlen_k - problem.seqlen_q
+    seen = np.ones(shape, dtype=bool)
+    left, right = problem.window or (-1, -1)
+    if problem.causal:
+        seen &= np.tri(*shape, offset, dtype=bool)
+    if right >= 0:
+        seen &= np.tri(*shape, offset + right, dtype=bool)
+    if left >= 0:
+        seen &= ~np.tri(*shape, offset - left - 1, dtype=bool)
+    return seen
 
 
 def softmax_of(scores: Array) -> Float64:
@@ -35,6 +42,8 @@ def softmax_of(scores: Array) -> Float64:
 def attention(problem: Attention, q: Array, k: Array, v: Array) -> tuple[Float64, Float64]:
     """(O, LSE) in float64; a row that sees nothing gives O = 0 and LSE = −inf.
 
+    Dropout acts on P, and leaves LSE as it is.
+
     Args:
         q: [batch, heads, seqlen_q, head_dim].
         k: [batch, kv_heads, seqlen_k, head_dim], as `v`.
@@ -45,7 +54,7 @@ def attention(problem: Attention, q: Array, k: Array, v: Array) -> tuple[Float64
     p, row_max, row_sum = softmax(problem, q, k)
     with np.errstate(divide="ignore"):
         lse = np.log(row_sum) + np.where(np.isneginf(row_max), 0.0, row_max)
-    return p @ _heads(problem, v).astype(np.float64), lse
+    return dropped(problem, p) @ _heads(problem, v).astype(np.float64), lse
 
 
 def softmax(problem: Attention, q: Array, k: Array) -> tuple[Float64, Float64, Float64]:
@@ -64,6 +73,11 @@ def softmax(problem: Attention, q: Array, k: Array) -> tuple[Float64, Float64, F
     return p, row_max[..., 0], row_sum[..., 0]
 
 
+def dropped(problem: Attention, p: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """P, or its gradient, with dropout; [batch, heads, seqlen_q, seqlen_k]."""
+    return p if problem.dropout == 0 else p * dropout.factors(problem)
+
+
 def gradients(
     problem: Attention, q: Array, k: Array, v: Array, do: Array
 ) -> tuple[Float64, Float64, Float64]:
@@ -75,9 +89,9 @@ def gradients(
     p, _, _ = softmax(problem, q, k)
     queries, do = q.astype(np.float64), do.astype(np.float64)
     keys, values = (_heads(problem, x).astype(np.float64) for x in (k, v))
-    dp = do @ values.swapaxes(-1, -2)
+    dp = dropped(problem, do @ values.swapaxes(-1, -2))
     ds = p * (dp - (p * dp).sum(axis=-1, keepdims=True)) * problem.scale
-    dk, dv = ds.swapaxes(-1, -2) @ queries, p.swapaxes(-1, -2) @ do
+    dk, dv = ds.swapaxes(-1, -2) @ queries, dropped(problem, p).swapaxes(-1, -2) @ do
     return ds @ keys, _group_sum(problem, dk), _group_sum(problem, dv)
 
 
@@ -89,7 +103,8 @@ def attention_in(problem: Attention, q: Array, k: Array, v: Array) -> Array:
     """
     dtype, operand = problem.dtype, TENSOR_DTYPE[problem.dtype]
     values = round_to(_heads(problem, v), operand)
-    return round_to(round_to(_softmax_in(problem, q, k), operand) @ values, dtype)
+    p = dropped(problem, _softmax_in(problem, q, k))
+    return round_to(round_to(p, operand) @ values, dtype)
 
 
 def gradients_in(
@@ -103,9 +118,9 @@ def gradients_in(
     p = round_to(_softmax_in(problem, q, k), dtype)
     do, queries = round_to(do, operand), round_to(q, operand)
     keys, values = (round_to(_heads(problem, x), operand) for x in (k, v))
-    dp = round_to(do @ values.swapaxes(-1, -2), dtype)
+    dp = round_to(dropped(problem, do @ values.swapaxes(-1, -2)), dtype)
     ds = round_to(p * (dp - (p * dp).sum(axis=-1, keepdims=True)), dtype)
-    p, ds = round_to(p, operand), round_to(ds, operand)
+    p, ds = round_to(dropped(problem, p), operand), round_to(ds, operand)
     scale = np.float32(problem.scale)
     dk, dv = ds.swapaxes(-1, -2) @ queries * scale, p.swapaxes(-1, -2) @ do
     dk, dv = (_group_sum(problem, round_to(x, dtype)) for x in (dk, dv))
@@ -148,11 +163,13 @@ def gradient_bands(
     p, _, _ = softmax(problem, q, k)
     queries, do = q.astype(np.float64), do.astype(np.float64)
     keys, values = (_heads(problem, x).astype(np.float64) for x in (k, v))
-    delta = (do**2 * (p @ values) ** 2).sum(axis=-1, keepdims=True)
-    terms = p**2 * (do**2 @ values.swapaxes(-1, -2) ** 2 + delta)
+    after = dropped(problem, p)
+    delta = (do**2 * (after @ values) ** 2).sum(axis=-1, keepdims=True)
+    products = dropped(problem, dropped(problem, do**2 @ values.swapaxes(-1, -2) ** 2))
+    terms = p**2 * (products + delta)
     dq = np.sqrt(terms @ keys**2) * problem.scale
     dk = np.sqrt(_group_sum(problem, terms.swapaxes(-1, -2) @ queries**2)) * problem.scale
-    dv = _group_sum(problem, p.swapaxes(-1, -2) @ do)
+    dv = _group_sum(problem, after.swapaxes(-1, -2) @ do)
     return (
         rounding_band(problem, dq),
         rounding_band(problem, dk),

@@ -24,6 +24,8 @@ def round_to(values: Array, dtype: str) -> Array:
     values = np.asarray(values, np.float32)
     if dtype in ("fp32", "int32"):  # indices stay far below 2^24
         return values
+    if dtype == "bool":  # whether it is anything
+        return np.asarray(values != 0, np.float32)
     if dtype == "fp16":
         with np.errstate(over="ignore"):
             return values.astype(np.float16).astype(np.float32)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fasim.readings.counting import Counter
 from fasim.schedules.language import Kernel
 from fasim.schedules.record import Op, Record, cached_record
-from fasim.schedules.visits import visible_pairs, visible_rows
+from fasim.schedules.visits import visible_keys, visible_rows
 
 ACCESSES = ("load", "store", "reduce")
 SFU_OPS = ("exp2", "log2", "inverse")
@@ -149,8 +149,12 @@ def _compulsory(record: Record, accesses: list[Op]) -> Level:
             level[tensor.name] = Access(write_bytes=tensor.bytes(kernel.lengths))
         elif uses:
             lengths = dict(kernel.lengths)
-            if "q" in tensor.axes and all(_under_mask(record, op) for op in uses):
+            if all(_under_mask(record, op) for op in uses):
                 lengths["q"] = visible_rows(kernel.problem) * kernel.group
+                seen = visible_keys(kernel.problem)
+                if kernel.page_rows:
+                    lengths["page"] = len(kernel.pages(lengths["k"] - seen, lengths["k"]))
+                lengths["k"] = seen
             distinct = tensor.bytes(lengths)
             reduced = any(op.kind == "reduce" for op in uses)
             level[tensor.name] = (
@@ -186,7 +190,7 @@ def _useful_matmul_flops(record: Record, op: Op) -> int:
     axes = {*op.axes, op.contracted_axis}
     count = 2 * kernel.problem.batch * kernel.problem.heads
     if {"q", "k"} <= axes:
-        count *= visible_pairs(kernel.problem)
+        count *= kernel.problem.visible_pairs
         axes -= {"q", "k"}
     for axis in axes:
         count *= kernel.lengths[axis]

@@ -26,6 +26,10 @@ def problem_line(problem: Attention) -> str:
     if problem.kv_heads != problem.heads:
         heads += f" ({problem.kv_heads} of keys and values)"
     mask = "causal" if problem.causal else "no mask"
+    if problem.window:
+        mask = f"window {problem.window[0]},{problem.window[1]}"
+    if problem.dropout:
+        mask += f", dropout {problem.dropout:g}"
     return (
         f"{problem.direction}: batch {problem.batch}, {heads}, {problem.seqlen_q} queries x "
         f"{problem.seqlen_k} keys, head dimension {problem.head_dim}, {problem.dtype}, {mask}"

@@ -33,6 +33,8 @@ IMPLEMENTATIONS = {
     for entry in (flash_attn_2.ENTRY, flash_attn_3.ENTRY, cudnn.ENTRY, pytorch.ENTRY, triton.ENTRY)
 }
 
+FEATURES = ("dropout", "window")  # of a problem, that not every kernel has
+
 
 def find(name: str, entries: dict[str, Entry], kind: str) -> Entry:
     """The entry of that name.
@@ -83,6 +85,10 @@ def plan(
             taken = [flag(other) for other in entry.takes]
             only = f", only {listed(taken)}" if taken else ""
             raise Refused(entry.name, f"it takes no {flag(name)}{only}")
+    for name in FEATURES:
+        if getattr(problem, name) and name not in entry.features:
+            asked = str(getattr(problem, name)).strip("()").replace(", ", ",")
+            raise Refused(entry.name, f"{name} is {asked}; it has no {name}")
     reason = entry.check(problem, gpu)
     if reason is not None:
         raise Refused(entry.name, reason)

@@ -36,7 +36,7 @@ def flash1_forward(block: Block, problem: Attention) -> None:
             tile_weight = (tile_max * scale_log2 - shift).exp2()
             new_sum = old_weight + tile_weight * tile_sum
             inverse = new_sum.inverse()
-            pv = block.matmul(p.to(problem.dtype), v, name="O")
+            pv = block.matmul(block.dropout(p).to(problem.dtype), v, name="O")
             o = o.to("fp32") * (old_weight * inverse) + pv * (tile_weight * inverse)
             block.store("O", o.to(problem.dtype), m_rows)  # line 12
             block.store("row_max", new_max, m_rows)  # line 13

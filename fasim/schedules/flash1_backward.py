@@ -31,8 +31,8 @@ def flash1_backward(block: Block, problem: Attention) -> None:
             s = block.mask(block.matmul(q, k.T, name="S"))
             shift = row_max.finite() * scale_log2
             p = (s * scale_log2 - shift).exp2() * row_sum.inverse()  # line 13
-            p_operand = p.to(problem.dtype)
-            dp = block.matmul(do, v.T, name="dP")  # line 17
+            p_operand = block.dropout(p).to(problem.dtype)
+            dp = block.dropout(block.matmul(do, v.T, name="dP"))  # line 17
             delta = (do.to("fp32") * o.to("fp32")).row_sum()  # line 19
             ds = (p * (dp - delta)).to(problem.dtype)  # line 20
             acc_dv = block.matmul(p_operand.T, do, acc=acc_dv, name="dV")  # line 16

@@ -24,7 +24,8 @@ def flash2_forward(block: Block, problem: Attention) -> None:
         k, v = block.load("K", n_rows), block.load("V", n_rows)
         s = block.mask(block.matmul(q, k.T, name="S"))
         p, correction = softmax.update(s)
-        acc_o = block.matmul(p.to(problem.dtype), v, acc=acc_o * correction, name="O")
+        p = block.dropout(p).to(problem.dtype)
+        acc_o = block.matmul(p, v, acc=acc_o * correction, name="O")
     block.store("O", (acc_o * softmax.inverse()).to(block.dtype("O")), m_rows)
     block.store("LSE", softmax.lse(), m_rows)
 

@@ -18,8 +18,8 @@ from fasim.schedules.mapping import Mapping
 
 LOG2_E = 1.4426950408889634
 
-# Bytes of what a tensor holds: the dtypes of attention, and indices.
-ELEMENT_BYTES = {**DTYPE_BYTES, "int32": 4}
+# Bytes of what a tensor holds: the dtypes of attention, indices, and what dropout keeps.
+ELEMENT_BYTES = {**DTYPE_BYTES, "int32": 4, "bool": 1}
 # Axes that go one by one: a tile holds one index of each, given by the block's coordinates or by
 # a loop, and has no side along them.
 ONE_BY_ONE = ("batch", "head", "kv_head", "group", "split")
@@ -292,3 +292,11 @@ class Block(ABC):
     @abstractmethod
     def mask(self, scores: Tile) -> Tile:
         """−inf where the problem hides a score; no operation in an unmasked tile."""
+
+    @abstractmethod
+    def dropout(self, scores: Tile) -> Tile:
+        """0 where dropout drops an element of P, the others scaled by 1/(1 − dropout).
+
+        Which ones depends on the seed and on batch, head, query and key alone: every program,
+        forward or backward, drops the same. No operation in a problem without dropout.
+        """

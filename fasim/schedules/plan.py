@@ -91,6 +91,7 @@ class Entry:
         needs: what it takes, in words, for `fasim schedules`.
         check: a reason to refuse the problem or the GPU, or None.
         takes: the options it has a meaning for.
+        features: what of a problem it can have beside the plain: `dropout`, `window`.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Entry:
     build: Build
     check: Callable[[Attention, Gpu], str | None]
     takes: tuple[str, ...] = ("tile",)
+    features: tuple[str, ...] = ()
 
 
 def listed(names: Sequence[str]) -> str:

@@ -31,8 +31,8 @@ class Op:
     """One tile operation as recorded.
 
     Attributes:
-        kind: load, store, reduce, full, matmul, mask, cast, row_max, row_sum, or an elementwise
-            name.
+        kind: load, store, reduce, full, matmul, mask, dropout, cast, row_max, row_sum, or an
+            elementwise name.
         name: the tensor of a load, store or reduce; the name of a matmul.
         inputs: indices of the operations whose results it takes, in order.
         shape: rows and columns of a *full* tile of the result; columns 1 for one value a row.
@@ -263,6 +263,14 @@ class _Recorder(Block):
     def mask(self, scores: Tile) -> Tile:
         assert isinstance(scores, _Tile)
         return self.emit("mask", scores.row_axis, scores.col_axis, inputs=(scores,))
+
+    def dropout(self, scores: Tile) -> Tile:
+        assert isinstance(scores, _Tile)
+        if self.kernel.problem.dropout == 0:
+            return scores
+        if (_axis(scores.row_axis), _axis(scores.col_axis)) != ("q", "k"):
+            raise ProgramError("dropout takes queries x keys, as P is")
+        return self.emit("dropout", scores.row_axis, scores.col_axis, inputs=(scores,))
 
 
 def _extent(side: Rows | None) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from fasim.problem import Attention
 from fasim.schedules.chain import KEY, QUERY, SCORES, axes_of
+from fasim.schedules.dropout import after_dropout, dropout_kernels
 from fasim.schedules.language import LOG2_E, Block, Kernel, Tensor
 from fasim.schedules.mapping import Mapping
 
@@ -146,9 +147,10 @@ def probability_value_kernel(
 def kernels(
     problem: Attention, gemm: Gemm, rows: Mapping, rows_per_block: int
 ) -> tuple[Kernel, ...]:
-    """The textbook chain: QKᵀ, softmax, PV."""
+    """The textbook chain: QKᵀ, softmax, [dropout], PV."""
     return (
         query_key_kernel(problem, gemm),
         softmax_kernel(problem, rows, rows_per_block),
-        probability_value_kernel(problem, gemm),
+        *dropout_kernels(problem, rows, rows_per_block),
+        probability_value_kernel(problem, gemm, p=after_dropout(problem, "P")),
     )

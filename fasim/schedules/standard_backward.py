@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fasim.problem import Attention
 from fasim.schedules.chain import QUERY, SCORES, axes_of
+from fasim.schedules.dropout import after_dropout, dropout_gradient_kernels
 from fasim.schedules.gradients import group_sums, key_gradients
 from fasim.schedules.language import Block, Kernel, Tensor
 from fasim.schedules.mapping import Mapping
@@ -68,8 +69,9 @@ def softmax_gradient_kernel(problem: Attention, mapping: Mapping, rows_per_block
 def probability_gradient_kernel(
     problem: Attention, gemm: Gemm, do: str = "dO", v: str = "V"
 ) -> Kernel:
-    """dP = dO·Vᵀ."""
-    return query_key_kernel(problem, gemm, do, v, "dP", 1.0, "probability_gradient")
+    """dP = dO·Vᵀ, of P as it came out of dropout."""
+    dp = after_dropout(problem, "dP")
+    return query_key_kernel(problem, gemm, do, v, dp, 1.0, "probability_gradient")
 
 
 def query_gradient_kernel(problem: Attention, gemm: Gemm, k: str = "K", dq: str = "dQ") -> Kernel:
@@ -82,11 +84,13 @@ def query_gradient_kernel(problem: Attention, gemm: Gemm, k: str = "K", dq: str 
 def kernels(
     problem: Attention, gemm: Gemm, rows: Mapping, rows_per_block: int
 ) -> tuple[Kernel, ...]:
-    """The textbook chain: dV, dP, dS, dQ, dK, and sums over a group."""
+    """The textbook chain: dV, dP, [dropout], dS, dQ, dK, and sums over a group."""
     dk, dv = key_gradients(problem)
+    p = after_dropout(problem, "P")
     return (
-        key_gradient_kernel(problem, gemm, "P", "dO", dv, 1.0, "value_gradient"),
+        key_gradient_kernel(problem, gemm, p, "dO", dv, 1.0, "value_gradient"),
         probability_gradient_kernel(problem, gemm),
+        *dropout_gradient_kernels(problem, rows, rows_per_block),
         softmax_gradient_kernel(problem, rows, rows_per_block),
         query_gradient_kernel(problem, gemm),
         key_gradient_kernel(problem, gemm, "dS", "Q", dk, problem.scale, "key_gradient"),

@@ -23,8 +23,8 @@ def _gradient_of_scores(
     """P and dS of a tile, as operands."""
     s = block.mask(block.matmul(q, k.T, name="S"))
     p = (s * (problem.scale * LOG2_E) - lse.finite() * LOG2_E).exp2()
-    dp = block.matmul(do, v.T, name="dP")
-    return p.to(problem.dtype), (p * (dp - delta)).to(problem.dtype)
+    dp = block.dropout(block.matmul(do, v.T, name="dP"))
+    return block.dropout(p).to(problem.dtype), (p * (dp - delta)).to(problem.dtype)
 
 
 def key_value_pass(block: Block, problem: Attention) -> None:

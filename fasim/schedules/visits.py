@@ -1,4 +1,4 @@
-"""Which tiles a loop visits: the one place that knows causal skipping.
+"""Which tiles a loop visits: the one place that knows what causal masks and windows skip.
 
 Arithmetic only; numerics decides the same question by looking at the mask itself, so that
 the two can contradict each other.
@@ -33,7 +33,7 @@ class Visit:
     Attributes:
         axis: the axis the loop steps along, of `length` rows in all.
         tile: rows of a full tile.
-        masked: visited tiles with a score the causal mask hides (those on the diagonal).
+        clear_first, clear_last: tiles clear_first … clear_last−1 have no score that is hidden.
     """
 
     axis: str
@@ -41,12 +41,19 @@ class Visit:
     length: int
     first: int
     last: int
-    masked: int
+    clear_first: int
+    clear_last: int
 
     @property
     def trips(self) -> int:
         """Tiles visited."""
         return self.last - self.first
+
+    @property
+    def masked(self) -> int:
+        """Visited tiles with a score that is hidden: those at an edge of the mask."""
+        clear = min(self.last, self.clear_last) - max(self.first, self.clear_first)
+        return self.trips - max(0, clear)
 
     @property
     def rows(self) -> int:
@@ -73,7 +80,7 @@ def spans(kernel: Kernel, axis: str) -> Iterator[Span]:
 def decisive_axes(kernel: Kernel, loops: Iterable[Loop]) -> tuple[str, ...]:
     """Grid axes on which a block's position decides how often it goes round these loops."""
     ranges = [loop.within for loop in loops]
-    if kernel.problem.causal:
+    if kernel.problem.masked:
         ranges += [loop.seen_from for loop in loops]
     own = {rows.axis for rows in ranges if rows is not None and rows.owner == "own"}
     return tuple(axis for axis in kernel.grid if axis in own)
@@ -90,46 +97,48 @@ def visit(kernel: Kernel, loop: Loop, seen_from: Span | None, within: Span | Non
     part = -(-kernel.tile_count(loop.axis) // kernel.lengths[loop.within.axis])
     first = max(visited.first, within.start * part)
     last = max(first, min(visited.last, within.stop * part))
-    return replace(
-        visited,
-        first=first,
-        last=last,
-        masked=max(0, last - max(first, visited.last - visited.masked)),
-    )
+    return replace(visited, first=first, last=last)
 
 
 def _seen(kernel: Kernel, loop: Loop, seen_from: Span | None) -> Visit:
     axis, tile, length = loop.axis, kernel.tile(loop.axis), kernel.lengths[loop.axis]
     count = -(-length // tile)
-    if loop.seen_from is None or seen_from is None or not kernel.problem.causal:
-        return Visit(axis, tile, length, 0, count, 0)
-    # Row q sees key k if k ≤ q + offset (bottom-right alignment).
+    if loop.seen_from is None or seen_from is None or not kernel.problem.masked:
+        return Visit(axis, tile, length, 0, count, 0, count)
+    # Query q sees keys q + offset − left … q + offset + right (bottom-right alignment), and so
+    # key k is seen by queries k − offset − right … k − offset + left.
+    before, after = kernel.problem.reach
     offset = kernel.lengths["k"] - kernel.queries
+    start, end = seen_from.start, seen_from.stop - 1
     if axis == "k":
-        first_query, last_query = (
-            seen_from.start // kernel.group,
-            (seen_from.stop - 1) // kernel.group,
-        )
-        seen = min(length, max(0, last_query + 1 + offset))  # keys the last row sees
-        full = min(length, max(0, first_query + offset + 1))  # keys the first row sees
-        last = -(-seen // tile)
-        unmasked = count if full == length else full // tile
-        return Visit(axis, tile, length, 0, last, last - min(last, unmasked))
-    first = max(0, seen_from.start - offset) // tile  # first query that sees the first key
-    first = min(first, count) if seen_from.start - offset < length else count
-    clear = max(0, seen_from.stop - 1 - offset)  # first query that sees every key
-    first_clear = min(count, -(-clear // tile))
-    return Visit(axis, tile, length, first, count, max(0, first_clear - first))
+        start, end = start // kernel.group, end // kernel.group
+    else:
+        before, after, offset = after, before, -offset
+    # Rows that anything sees, and rows that everything sees: from … to−1.
+    first = 0 if before is None else max(0, start + offset - before)
+    last = length if after is None else min(length, end + offset + after + 1)
+    clear_first = 0 if before is None else max(0, end + offset - before)
+    clear_last = length if after is None else min(length, start + offset + after + 1)
+    if last <= first:
+        return Visit(axis, tile, length, 0, 0, 0, 0)
+    return Visit(
+        axis,
+        tile,
+        length,
+        first // tile,
+        -(-last // tile),
+        -(-clear_first // tile),
+        count if clear_last == length else max(0, clear_last) // tile,
+    )
 
 
 def visible_rows(problem: Attention) -> int:
     """Queries that see at least one key."""
-    return min(problem.seqlen_q, problem.seqlen_k) if problem.causal else problem.seqlen_q
+    _, right = problem.reach
+    return problem.seqlen_q if right is None else min(problem.seqlen_q, problem.seqlen_k + right)
 
 
-def visible_pairs(problem: Attention) -> int:
-    """(query, key) pairs that the mask leaves, of one head."""
-    if not problem.causal:
-        return problem.seqlen_q * problem.seqlen_k
-    rows = visible_rows(problem)  # the last one sees every key, each earlier one a key fewer
-    return rows * problem.seqlen_k - rows * (rows - 1) // 2
+def visible_keys(problem: Attention) -> int:
+    """Keys that at least one query sees."""
+    left, _ = problem.reach
+    return problem.seqlen_k if left is None else min(problem.seqlen_k, problem.seqlen_q + left)

@@ -88,7 +88,7 @@ class _Builder:
         rates = stream_rates(stream.plain, self.blocks_per_sm, gpu)
         full = rates[residents - 1]
         masked_cost = 1.0
-        if kernel.problem.causal:
+        if kernel.problem.masked:
             masked_cost = stream_rate(stream.masked, residents, gpu).cycles / full.cycles
         busy = dict(full.utilisation)
         if kernel.mapping.matrix_unit == "mma.sync":

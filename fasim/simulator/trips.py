@@ -39,7 +39,7 @@ class GridTrips:
 
 
 def grid_trips(record: Record, path: tuple[int, ...]) -> GridTrips:
-    """Trips of the loop at `path`: causal blocks differ by the tile of the axis they look from."""
+    """Trips of the loop at `path`: masked blocks differ by the tile of the axis they look from."""
     kernel = record.kernel
     loops = tuple(record.loops[number] for number in path)
     decisive = decisive_axes(kernel, loops)

@@ -64,10 +64,8 @@ class Measurement:
         """What ran.
 
         Raises:
-            Unsupported: dropout, or a problem that cannot be.
+            Unsupported: a problem that cannot be.
         """
-        if float(self.fields["dropout"] or 0) != 0:
-            raise Unsupported(f"dropout {self.fields['dropout']} is not modelled yet")
         try:
             return Attention(
                 batch=int(self.fields["batch"]),
@@ -79,6 +77,7 @@ class Measurement:
                 dtype=self.fields["dtype"],  # type: ignore[arg-type]
                 causal=self.fields["causal"].lower() in ("true", "1"),
                 direction=DIRECTIONS[self.direction],  # type: ignore[arg-type]
+                dropout=float(self.fields["dropout"] or 0),
             )
         except (ProblemError, ValueError, KeyError) as fault:
             raise Unsupported(str(fault)) from fault

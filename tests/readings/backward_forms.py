@@ -87,8 +87,8 @@ def flash2_backward(
         compulsory={
             "Q": (by_row, 0),
             "dO": (by_row, 0),
-            "K": (shape.key, 0),
-            "V": (shape.key, 0),
+            "K": (shape.seen_key, 0),
+            "V": (shape.seen_key, 0),
             "LSE": (vector, 0),
             "delta": (vector, 0),
             **outputs,
@@ -134,7 +134,7 @@ def flash1_backward(shape: Shape, tile_m: int, tile_n: int) -> list[Counted]:
         "flash1_backward",
         compulsory={
             **dict.fromkeys(("Q", "O", "dO"), (by_row, 0)),
-            **dict.fromkeys(("K", "V"), (shape.key, 0)),
+            **dict.fromkeys(("K", "V"), (shape.seen_key, 0)),
             **dict.fromkeys(("row_max", "row_sum"), (vector, 0)),
             "dQ": (0, shape.query),
             **key_outputs(shape),
@@ -162,7 +162,7 @@ def two_pass(shape: Shape, tile_m: int, tile_n: int) -> list[Counted]:
     row_read = heads * seen.query_rows * ROW_BYTES
     distinct = {
         **dict.fromkeys(("Q", "dO"), (by_row, 0)),
-        **dict.fromkeys(("K", "V"), (shape.key, 0)),
+        **dict.fromkeys(("K", "V"), (shape.seen_key, 0)),
         **dict.fromkeys(("LSE", "delta"), (vector, 0)),
     }
     keys = Counted(
@@ -241,13 +241,23 @@ def probability_gradient(shape: Shape, gemm: GemmTiles, do: str = "dO", v: str =
     down, across = ceil(shape.q_len, gemm.tile_m), ceil(shape.k_len, gemm.tile_n)
     steps = shape.all_heads * down * across * ceil(shape.head_dim, gemm.k_step)
     by_head = shape.key * shape.heads // shape.kv_heads
+    out = {f"dP{shape.dropped}": (0, shape.scores)}
     return Counted(
         "probability_gradient",
-        compulsory={do: (shape.query, 0), v: (shape.key, 0), "dP": (0, shape.scores)},
-        global_={do: (across * shape.query, 0), v: (down * by_head, 0), "dP": (0, shape.scores)},
+        compulsory={do: (shape.query, 0), v: (shape.key, 0), **out},
+        global_={do: (across * shape.query, 0), v: (down * by_head, 0), **out},
         executed_flops=steps * 2 * gemm.tile_m * gemm.tile_n * gemm.k_step,
         useful_flops=shape.all_heads * shape.pairs * 2 * shape.head_dim,
     )
+
+
+def dropout_gradient(shape: Shape) -> list[Counted]:
+    """Read the gradient and a byte a score, write the gradient again."""
+    if not shape.dropout:
+        return []
+    mask = {"dropout_mask": (shape.dropout_mask, 0)}
+    moved = {"dP_dropped": (shape.scores, 0), "dP": (0, shape.scores), **mask}
+    return [both_levels("dropout_gradient", moved)]
 
 
 def one_output(outputs: Bytes, letter: str) -> Bytes:
@@ -258,9 +268,11 @@ def standard_backward(shape: Shape, gemm: GemmTiles) -> list[Counted]:
     """The chain rule in five kernels: P and dP read, dS written, P and dS read again."""
     outputs = key_outputs(shape)
     scores = {"P": (shape.scores, 0), "dP": (shape.scores, 0), "dS": (0, shape.scores)}
+    p = f"P{shape.dropped}"
     return [
-        key_gradient(shape, gemm, "value_gradient", "P", "dO", one_output(outputs, "V")),
+        key_gradient(shape, gemm, "value_gradient", p, "dO", one_output(outputs, "V")),
         probability_gradient(shape, gemm),
+        *dropout_gradient(shape),
         both_levels("softmax_gradient", scores),
         query_gradient(shape, gemm),
         key_gradient(shape, gemm, "key_gradient", "dS", "Q", one_output(outputs, "K")),
@@ -278,10 +290,12 @@ def pytorch_backward(shape: Shape, gemm: GemmTiles) -> list[Counted]:
     product = {"P": (once, 0), "dP": (once, 0), "P_dP": (0, once)}
     gradient = {"P_dP": (once, 0), "P": (once, 0), "dS": (0, once)}
     outputs = key_outputs(shape, "dK_copy", "dV_copy")
+    p = f"P{shape.dropped}"
     return [
         copy("dO", "dO_copy", shape.query),
-        key_gradient(shape, gemm, "value_gradient", "P", "dO_copy", one_output(outputs, "V")),
+        key_gradient(shape, gemm, "value_gradient", p, "dO_copy", one_output(outputs, "V")),
         probability_gradient(shape, gemm, "dO_copy", "V_copy"),
+        *dropout_gradient(shape),
         both_levels("grad_output", product),
         both_levels("softmax_gradient", gradient),
         query_gradient(shape, gemm, "K_copy", "dQ_copy"),

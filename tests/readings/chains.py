@@ -100,6 +100,8 @@ def shape_of(problem: Attention) -> Shape:
         head_dim=problem.head_dim,
         element_bytes=DTYPE_BYTES[problem.dtype],
         causal=problem.causal,
+        dropout=problem.dropout > 0,
+        window=problem.window,
     )
 
 
@@ -108,9 +110,17 @@ def problems(
     draw: st.DrawFn,
     dtypes: tuple[str, ...] = tuple(DTYPE_BYTES),
     head_dims: tuple[int, ...] = (1, 8, 40, 64),
+    *,
+    dropout: bool = False,
+    windows: bool = False,
 ) -> Attention:
-    """Small ones: grouped heads, ragged lengths, more queries than keys and fewer."""
+    """Small ones: grouped heads, ragged lengths, more queries than keys and fewer.
+
+    Args:
+        dropout, windows: with them now and then; not every kernel has them.
+    """
     kv_heads = draw(st.integers(1, 2))
+    reach = st.integers(-1, 100)
     return Attention(
         batch=draw(st.integers(1, 2)),
         heads=kv_heads * draw(st.integers(1, 3)),
@@ -120,6 +130,9 @@ def problems(
         head_dim=draw(st.sampled_from(head_dims)),
         dtype=draw(st.sampled_from(dtypes)),
         causal=draw(st.booleans()),
+        dropout=draw(st.sampled_from((0.0, 0.0, 0.1, 0.5))) if dropout else 0.0,
+        dropout_seed=draw(st.integers(0, 3)) if dropout else 0,
+        window=draw(st.none() | st.tuples(reach, reach)) if windows else None,
     )
 
 

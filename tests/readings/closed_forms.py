@@ -24,14 +24,28 @@ class Shape:
     head_dim: int
     element_bytes: int
     causal: bool
+    dropout: bool = False
+    window: tuple[int, int] | None = None
+
+    @property
+    def masked(self) -> bool:
+        return self.causal or self.window is not None
 
     def sees(self, row: int, key: int) -> bool:
-        """Counted from the last row, which sees every key, each row sees one key fewer."""
+        """Counted from the last row, which sees every key, each row sees one key fewer.
+
+        A window is (left, right) of the key as far from the last as the row is from the last.
+        """
         rows_after, keys_after = self.q_len - 1 - row, self.k_len - 1 - key
-        return not self.causal or keys_after >= rows_after
+        if self.causal and keys_after < rows_after:
+            return False
+        left, right = self.window or (-1, -1)
+        if left >= 0 and keys_after > rows_after + left:
+            return False
+        return right < 0 or keys_after >= rows_after - right
 
     def any_sees(self, rows: range, keys: range) -> bool:
-        return not self.causal or any(self.sees(row, key) for row in rows for key in keys)
+        return not self.masked or any(self.sees(row, key) for row in rows for key in keys)
 
     @property
     def pairs(self) -> int:
@@ -40,6 +54,10 @@ class Shape:
     @property
     def seeing_rows(self) -> int:
         return sum(self.any_sees(range(i, i + 1), range(self.k_len)) for i in range(self.q_len))
+
+    @property
+    def seen_keys(self) -> list[int]:
+        return [j for j in range(self.k_len) if self.any_sees(range(self.q_len), range(j, j + 1))]
 
     @property
     def all_heads(self) -> int:
@@ -56,12 +74,24 @@ class Shape:
         return self.batch * self.kv_heads * self.k_len * self.head_dim * self.element_bytes
 
     @property
+    def seen_key(self) -> int:  # of K or V, what anything sees
+        return self.key // self.k_len * len(self.seen_keys)
+
+    @property
     def scores(self) -> int:  # S or P
         return self.all_heads * self.q_len * self.k_len * self.element_bytes
 
     @property
     def rows(self) -> int:  # LSE, row_max or row_sum
         return self.all_heads * self.q_len * ROW_BYTES
+
+    @property
+    def dropout_mask(self) -> int:  # a byte a score
+        return self.all_heads * self.q_len * self.k_len
+
+    @property
+    def dropped(self) -> str:  # P, or its gradient, on the far side of dropout
+        return "_dropped" if self.dropout else ""
 
 
 @dataclass(frozen=True)
@@ -98,8 +128,8 @@ def flash2(shape: Shape, tile_m: int, tile_n: int, compiled_head_dim: int = 0) -
             "flash2_forward",
             compulsory={
                 "Q": (seen_query, 0),
-                "K": (shape.key, 0),
-                "V": (shape.key, 0),
+                "K": (shape.seen_key, 0),
+                "V": (shape.seen_key, 0),
                 "O": (0, shape.query),
                 "LSE": (0, shape.rows),
             },
@@ -132,8 +162,8 @@ def flash1(shape: Shape, tile_m: int, tile_n: int) -> list[Counted]:
             "flash1_forward",
             compulsory={
                 "Q": (shape.query // shape.q_len * shape.seeing_rows, 0),
-                "K": (shape.key, 0),
-                "V": (shape.key, 0),
+                "K": (shape.seen_key, 0),
+                "V": (shape.seen_key, 0),
                 "O": (0, shape.query),
                 "row_max": (0, shape.rows),
                 "row_sum": (0, shape.rows),
@@ -177,6 +207,18 @@ def softmax(shape: Shape, s: str = "S") -> Counted:
     return Counted("softmax", compulsory=moved, global_=moved)
 
 
+def dropout(shape: Shape) -> list[Counted]:
+    """Read P, write it again and a byte a score."""
+    if not shape.dropout:
+        return []
+    moved = {
+        "P": (shape.scores, 0),
+        "P_dropped": (0, shape.scores),
+        "dropout_mask": (0, shape.dropout_mask),
+    }
+    return [Counted("dropout", compulsory=moved, global_=moved)]
+
+
 def probability_value(
     shape: Shape, tile_m: int, tile_n: int, k_step: int, v: str = "V", o: str = "O"
 ) -> Counted:
@@ -185,11 +227,12 @@ def probability_value(
     down, across = ceil(shape.q_len, tile_m), ceil(shape.head_dim, width)
     blocks, steps = shape.all_heads * down * across, ceil(shape.k_len, k_step)
     v_once_a_head = shape.key * shape.heads // shape.kv_heads
+    p = f"P{shape.dropped}"
     return Counted(
         "probability_value",
-        compulsory={"P": (shape.scores, 0), v: (shape.key, 0), o: (0, shape.query)},
+        compulsory={p: (shape.scores, 0), v: (shape.key, 0), o: (0, shape.query)},
         global_={
-            "P": (across * shape.scores, 0),
+            p: (across * shape.scores, 0),
             v: (down * v_once_a_head, 0),
             o: (0, shape.query),
         },
@@ -203,6 +246,7 @@ def standard(shape: Shape, tile_m: int, tile_n: int, k_step: int) -> list[Counte
     return [
         query_key(shape, tile_m, tile_n, k_step),
         softmax(shape),
+        *dropout(shape),
         probability_value(shape, tile_m, tile_n, k_step),
     ]
 
@@ -227,8 +271,9 @@ def pytorch(shape: Shape, tile_m: int, tile_n: int, k_step: int) -> list[Counted
         copy("K", shape.key),
         copy("V", shape.key),
         query_key(shape, tile_m, tile_n, k_step, "Q_copy", "K_copy"),
-        *([add_mask] if shape.causal else []),
-        softmax(shape, "S_masked" if shape.causal else "S"),
+        *([add_mask] if shape.masked else []),
+        softmax(shape, "S_masked" if shape.masked else "S"),
+        *dropout(shape),
         probability_value(shape, tile_m, tile_n, k_step, "V_copy", "O_copy"),
         copy("O_copy", shape.query),
     ]

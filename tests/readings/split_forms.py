@@ -39,12 +39,13 @@ def split_kv(
     reads = {"Q": (heads * q_rows * d * e, 0), "K": (key, 0), "V": (key, 0)}
     once = {
         "Q": (shape.query // shape.q_len * shape.seeing_rows, 0),
-        "K": (shape.key, 0),
-        "V": (shape.key, 0),
+        "K": (shape.seen_key, 0),
+        "V": (shape.seen_key, 0),
     }
     if page_size:
         reads["page_table"] = (heads * entries * ENTRY_BYTES, 0)
-        once["page_table"] = (shape.batch * ceil(shape.k_len, page_size) * ENTRY_BYTES, 0)
+        pages = {key // page_size for key in shape.seen_keys}
+        once["page_table"] = (shape.batch * len(pages) * ENTRY_BYTES, 0)
     outputs = {"O": (0, shape.query), "LSE": (0, shape.rows)}
     o_partial = num_splits * shape.all_heads * shape.q_len * d * PARTIAL_BYTES
     lse_partial = num_splits * shape.all_heads * shape.q_len * ROW_BYTES

@@ -20,7 +20,10 @@ def small_tiles() -> st.SearchStrategy[tuple[int, int]]:
     return st.tuples(st.sampled_from((64, 128, 192)), st.sampled_from((16, 48, 128)))
 
 
-@given(problem=problems(dtypes=("fp16", "bf16"), head_dims=(8, 40, 64)), tile=small_tiles())
+@given(
+    problem=problems(dtypes=("fp16", "bf16"), head_dims=(8, 40, 64), dropout=True, windows=True),
+    tile=small_tiles(),
+)
 def test_equal_tiles_give_equal_bytes_and_bits(problem: Attention, tile: tuple[int, int]) -> None:
     two, three = (
         catalog.plan(problem, HOPPER, name, options=Options(tile)).kernels

@@ -56,7 +56,10 @@ def test_every_chain_is_right_in_every_dtype(chain: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("chain", CHAINS)
-@given(problem=problems(("fp32", "fp16", "bf16"), RULE_HEAD_DIMS), tiles=tile_sizes())
+@given(
+    problem=problems(("fp32", "fp16", "bf16"), RULE_HEAD_DIMS, dropout=True, windows=True),
+    tiles=tile_sizes(),
+)
 @settings(max_examples=40, deadline=None)
 def test_every_chain_is_right_for_random_problems(
     chain: str, problem: Attention, tiles: Tiles

@@ -33,7 +33,7 @@ def nonzero(counted: Bytes) -> Bytes:
 
 
 @pytest.mark.parametrize("chain", CHAINS)
-@given(problem=problems(), tiles=tile_sizes())
+@given(problem=problems(dropout=True, windows=True), tiles=tile_sizes())
 @settings(max_examples=120, deadline=None)
 def test_traffic_numerics_and_closed_form_agree_byte_for_byte(
     chain: str, problem: Attention, tiles: Tiles

@@ -3,7 +3,7 @@
 import itertools
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fasim.problem import Attention
@@ -12,9 +12,11 @@ from fasim.schedules.language import Kernel, Rows
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.record import Loop
 from fasim.schedules.tiling import Tiling
-from fasim.schedules.visits import Span, spans, visible_pairs, visible_rows, visit
+from fasim.schedules.visits import Span, spans, visible_keys, visible_rows, visit
 
 lengths = st.integers(1, 120)
+reaches = st.integers(-1, 130)
+windows = st.none() | st.tuples(reaches, reaches)
 tile_sides = st.sampled_from((16, 32, 48))
 
 
@@ -24,14 +26,24 @@ def kernel_of(problem: Attention, tile_m: int, tile_n: int) -> Kernel:
 
 
 def sees(problem: Attention, row: int, key: int) -> bool:
-    return not problem.causal or key <= row + problem.seqlen_k - problem.seqlen_q
+    own = row + problem.seqlen_k - problem.seqlen_q
+    left, right = (-1, 0) if problem.causal else problem.window or (-1, -1)
+    return (left < 0 or key >= own - left) and (right < 0 or key <= own + right)
 
 
-@given(q=lengths, k=lengths, tile_m=tile_sides, tile_n=tile_sides, causal=st.booleans())
+@given(
+    q=lengths,
+    k=lengths,
+    tile_m=tile_sides,
+    tile_n=tile_sides,
+    causal=st.booleans(),
+    window=windows,
+)
+@settings(max_examples=200, deadline=None)
 def test_visits_are_the_tiles_with_something_to_see(
-    q: int, k: int, tile_m: int, tile_n: int, causal: bool
+    q: int, k: int, tile_m: int, tile_n: int, causal: bool, window: tuple[int, int] | None
 ) -> None:
-    problem = Attention(1, 1, q, k, 16, causal=causal)
+    problem = Attention(1, 1, q, k, 16, causal=causal, window=window)
     kernel = kernel_of(problem, tile_m, tile_n)
     for outer, inner in (("q", "k"), ("k", "q")):
         loop = Loop(0, inner, Rows(outer, kernel.tile(outer), "own"), ())
@@ -53,12 +65,15 @@ def test_visits_are_the_tiles_with_something_to_see(
             assert found.masked == hidden
 
 
-@given(q=lengths, k=lengths, causal=st.booleans())
-def test_visible_rows_and_pairs(q: int, k: int, causal: bool) -> None:
-    problem = Attention(1, 1, q, k, 16, causal=causal)
+@given(q=lengths, k=lengths, causal=st.booleans(), window=windows)
+def test_visible_rows_keys_and_pairs(
+    q: int, k: int, causal: bool, window: tuple[int, int] | None
+) -> None:
+    problem = Attention(1, 1, q, k, 16, causal=causal, window=window)
     seen = [(i, j) for i, j in itertools.product(range(q), range(k)) if sees(problem, i, j)]
-    assert visible_pairs(problem) == len(seen)
+    assert problem.visible_pairs == len(seen)
     assert visible_rows(problem) == len({row for row, _ in seen})
+    assert visible_keys(problem) == len({key for _, key in seen})
 
 
 def test_a_loop_over_everything_visits_everything() -> None:

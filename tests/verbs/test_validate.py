@@ -51,7 +51,7 @@ def test_launch_and_l2_are_inputs(tmp_path: Path) -> None:
     ("change", "reason"),
     [
         (("fwd,fp16", "bwd,fp8"), "not fp8"),
-        ((",false,0,", ",false,0.1,"), "dropout"),
+        ((",false,0,", ",false,1.5,"), "dropout"),
         (("a100-sxm4-80gb", "riva128"), "riva128"),
         (("flash-attn-2", "my-kernel"), "my-kernel"),
         (("warm,", "warm,paged;sparse"), "sparse"),

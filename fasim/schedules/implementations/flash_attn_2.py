@@ -18,9 +18,11 @@ from fasim.schedules.plan import (
     Entry,
     Options,
     Plan,
+    Refused,
     backward_tile,
     chain_of,
     check_dtype,
+    flag,
     listed,
     warps_for,
 )
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 SOURCE = "Dao-AILab/flash-attention v2.8.3, flash_fwd_launch_template.h"
 HEAD_DIMS = (32, 64, 96, 128, 192, 256)
 DTYPES = ("fp16", "bf16")
+SPLIT_OPTIONS = ("num_splits", "pack_gqa", "page_size", "writes_kv")
 
 # (tile_m, tile_n, warps) without dropout. sm_80 and sm_90 run the same code; sm_86 and sm_89
 # have less shared memory and a table of their own.
@@ -45,6 +48,8 @@ _LARGE = {
 }
 _SMALL_CAUSAL = {96: (64, 64, 4), 128: (64, 64, 4)}
 _SMALL = {128: (128, 32, 4)}
+# With dropout, on every architecture, where it changes the tile.
+_DROPOUT = {64: (128, 64, 4), 128: (128, 32, 4), 192: (64, 64, 4)}
 
 
 def kernel_head_dim(head_dim: int) -> int | None:
@@ -52,7 +57,7 @@ def kernel_head_dim(head_dim: int) -> int | None:
     return next((d for d in HEAD_DIMS if head_dim <= d), None)
 
 
-def tile_of(gpu: Gpu, head_dim: int, causal: bool) -> tuple[int, int, int]:
+def tile_of(gpu: Gpu, head_dim: int, causal: bool, dropout: bool = False) -> tuple[int, int, int]:
     """(tile_m, tile_n, warps) for a compiled head dimension.
 
     Raises:
@@ -63,6 +68,8 @@ def tile_of(gpu: Gpu, head_dim: int, causal: bool) -> tuple[int, int, int]:
         table |= _SMALL
         if causal:
             table |= _SMALL_CAUSAL
+    if dropout:
+        table |= _DROPOUT
     if head_dim == 256 and _one_large_block(gpu):
         return 128, 64, 8
     return table[head_dim]
@@ -103,7 +110,7 @@ def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
     assert compiled is not None  # checked before
     if problem.direction == "forward":
         return _forward(problem, gpu, options, compiled)
-    tile_m, tile_n, warps = tile_of(gpu, compiled, problem.causal)
+    tile_m, tile_n, warps = tile_of(gpu, compiled, problem.causal, problem.dropout > 0)
     backward_kernel = flash_attn_2_backward.kernel_of(gpu, compiled)
     tile, back = options.tile or (tile_m, tile_n), options.tile or backward_kernel.tile
     asked = options.tile is not None or options.warps is not None
@@ -135,7 +142,15 @@ def _forward(problem: Attention, gpu: Gpu, options: Options, compiled: int) -> P
     query, the heads of a group become rows before that is decided.
     """
     rows, columns = options.tile or (split_path.TILE_M, split_path.tile_n(compiled))
-    chosen = split_path.split(problem, gpu, columns, rows, options.pack_gqa)
+    folds = False if problem.window and options.pack_gqa is None else options.pack_gqa
+    chosen = split_path.split(problem, gpu, columns, rows, folds)
+    if problem.dropout:  # the split kernel has none, and heads are not folded
+        chosen = split_path.Split(1, False)
+        asked = [name for name in SPLIT_OPTIONS if name in options.given]
+        if asked:
+            raise Refused(
+                "flash-attn-2", f"{flag(asked[0])} with dropout: its split kernel has none"
+            )
     splits = options.num_splits or chosen.num_splits
     split_kernel = splits > 1 or options.page_size is not None
     said: list[str] = []
@@ -143,7 +158,7 @@ def _forward(problem: Attention, gpu: Gpu, options: Options, compiled: int) -> P
     if split_kernel:
         said.append(split_kv.splits_said(splits, options.num_splits is None))
     else:
-        rows, columns, warps = tile_of(gpu, compiled, problem.causal)
+        rows, columns, warps = tile_of(gpu, compiled, problem.causal, problem.dropout > 0)
     if options.tile is not None or options.warps is not None:
         rows, columns = options.tile or (rows, columns)
         warps = warps_for((rows, columns), compiled, "flash-attn-2", options.warps)
@@ -168,7 +183,15 @@ def _check(problem: Attention, gpu: Gpu) -> str | None:
         return f"it takes {listed(DTYPES)}, not {problem.dtype}"
     if kernel_head_dim(problem.head_dim) is None:
         return f"it takes head_dim up to {HEAD_DIMS[-1]}, not {problem.head_dim}"
+    if problem.dropout and problem.direction != "forward" and _lacks_dropout(problem, gpu):
+        return f"its backward of head_dim {problem.head_dim} on {gpu.name} has no dropout"
     return check_dtype(problem, gpu)
+
+
+def _lacks_dropout(problem: Attention, gpu: Gpu) -> bool:
+    """Whether only the kernel compiled without dropout fits: 64 × 32 of head_dim 256."""
+    compiled = kernel_head_dim(problem.head_dim)
+    return compiled == 256 and flash_attn_2_backward.kernel_of(gpu, compiled).tile == (64, 32)
 
 
 ENTRY = Entry(
@@ -179,5 +202,6 @@ ENTRY = Entry(
     needs="fp16 or bf16, head_dim up to 256",
     build=_build,
     check=_check,
-    takes=("tile", "warps", "num_splits", "pack_gqa", "page_size", "writes_kv"),
+    takes=("tile", "warps", *SPLIT_OPTIONS),
+    features=("dropout", "window"),
 )

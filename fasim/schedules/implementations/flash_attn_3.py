@@ -27,6 +27,7 @@ SECTION_BYTES = 32 * 2**20  # K and V of the heads that the longest-first order 
 # (tile_m, tile_n) by compiled head dimension.
 _TILES = {64: (192, 192), 96: (192, 144), 128: (128, 176), 192: (128, 112), 256: (128, 80)}
 _CAUSAL = {64: (192, 128), 128: (128, 128)}
+_LOCAL = {**_CAUSAL, 96: (192, 128), 192: (128, 96), 256: (128, 64)}  # under a window
 _FP8 = {64: (192, 160), 96: (192, 128), 128: (128, 224), 192: (128, 160), 256: (128, 128)}
 
 
@@ -35,7 +36,7 @@ def kernel_head_dim(head_dim: int) -> int | None:
     return next((d for d in HEAD_DIMS if head_dim <= d), None)
 
 
-def tile_of(head_dim: int, dtype: str, causal: bool) -> Tile:
+def tile_of(head_dim: int, dtype: str, causal: bool, local: bool = False) -> Tile:
     """(tile_m, tile_n) for a compiled head dimension.
 
     Raises:
@@ -43,13 +44,14 @@ def tile_of(head_dim: int, dtype: str, causal: bool) -> Tile:
     """
     if dtype == "fp8":
         return _FP8[head_dim]
-    return _CAUSAL.get(head_dim, _TILES[head_dim]) if causal else _TILES[head_dim]
+    table = _LOCAL if local else _CAUSAL if causal else _TILES
+    return table.get(head_dim, _TILES[head_dim])
 
 
 def mapping(problem: Attention, tile: Tile, head_dim: int, stages: int = STAGES) -> Mapping:
     """The paper's mapping, with the package's rules for turns, clusters and the order of blocks.
 
-    Blocks stay on their SMs. Causal ones are dealt out longest first by a counter in global
+    Blocks stay on their SMs. Masked ones are dealt out longest first by a counter in global
     memory, which a launch of its own zeroes. Two row tiles of a head share their reads of K and
     V where heads are wide, no mask makes them differ, and their number is even.
     """
@@ -57,14 +59,14 @@ def mapping(problem: Attention, tile: Tile, head_dim: int, stages: int = STAGES)
     base = flash3.mapping(tile, head_dim, problem.dtype, stages)
     wide = head_dim == 192 if one_byte else head_dim >= 128
     even = -(-problem.seqlen_q // tile[0]) % 2 == 0
-    paired = wide and even and not problem.causal
+    paired = wide and even and not problem.masked
     return replace(
         base,
         ping_pong=base.ping_pong and (head_dim >= 128 if one_byte else head_dim <= 128),
         multicast=(("K", 2), ("V", 2)) if paired else (),
-        block_order="longest-first" if problem.causal else "grid",
-        section_bytes=SECTION_BYTES if problem.causal else 0,
-        extra_launches=1 if problem.causal else 0,
+        block_order="longest-first" if problem.masked else "grid",
+        section_bytes=SECTION_BYTES if problem.masked else 0,
+        extra_launches=1 if problem.masked else 0,
         source=SOURCE,
     )
 
@@ -72,7 +74,9 @@ def mapping(problem: Attention, tile: Tile, head_dim: int, stages: int = STAGES)
 def _plan(problem: Attention, options: Options, implementation: str | None) -> Plan:
     compiled = kernel_head_dim(problem.head_dim)
     assert compiled is not None  # checked before
-    tile = options.tile or tile_of(compiled, problem.dtype, problem.causal)
+    tile = options.tile or tile_of(
+        compiled, problem.dtype, problem.causal, problem.window is not None
+    )
     fault = flash3.tile_fault(tile, options.warps)
     if fault is not None:
         raise Refused(implementation or "flash3", fault)
@@ -108,6 +112,7 @@ SCHEDULE = Entry(
     build=lambda problem, _, options: _plan(problem, options, None),
     check=_check,
     takes=("tile", "warps", "stages"),
+    features=("dropout", "window"),
 )
 
 ENTRY = Entry(
@@ -119,4 +124,5 @@ ENTRY = Entry(
     build=lambda problem, _, options: _plan(problem, options, "flash-attn-3"),
     check=_check,
     takes=("tile", "warps", "stages"),
+    features=("window",),
 )

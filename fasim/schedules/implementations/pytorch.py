@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
 from fasim.schedules.chain import KEY, QUERY, SCORES, axes_of
+from fasim.schedules.dropout import after_dropout, dropout_gradient_kernels, dropout_kernels
 from fasim.schedules.gradients import group_sums, key_gradients
 from fasim.schedules.implementations import cublas
 from fasim.schedules.implementations.pytorch_backward import (
@@ -43,6 +44,9 @@ SOURCE = "Dao-AILab/flash-attention benchmarks/benchmark_flash_attention.py (att
 # over 1024 columns (its backward comes from the same templates), a broadcast mask added, a
 # strided copy, a product of two tensors.
 SOFTMAX_SHORT, SOFTMAX_LONG, MASK_ADD, STRIDED_COPY, ELEMENTWISE = 25.0, 48.0, 60.0, 30.0, 12.0
+# fused_dropout draws four numbers a Philox call: 60 instructions over 4, and 3 to convert, compare
+# and scale each, beside those of a product. An estimate; the kernel waits for DRAM.
+DROPOUT = ELEMENTWISE + 18.0
 SHORT_ROW = 1024  # columns up to which a row is one warp's (softmax_warp_forward)
 ROWS_PER_COPY_BLOCK = 16
 
@@ -114,12 +118,12 @@ def add_mask_kernel(problem: Attention) -> Kernel:
 
 
 def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
-    """The chain: copies, QKᵀ, [mask], softmax, PV, copy."""
+    """The chain: copies, QKᵀ, [mask], softmax, [dropout], PV, copy."""
     warps, rows_per_block = softmax_block(problem.seqlen_k)
     instructions = SOFTMAX_SHORT if problem.seqlen_k <= SHORT_ROW else SOFTMAX_LONG
     softmax = streaming(instructions, warps)
-    masked = (add_mask_kernel(problem),) if problem.causal else ()
-    scores = "S_masked" if problem.causal else "S"
+    masked = (add_mask_kernel(problem),) if problem.masked else ()
+    scores = "S_masked" if problem.masked else "S"
     return (
         copy_kernel(problem, "Q", "Q_copy", QUERY),
         copy_kernel(problem, "K", "K_copy", KEY),
@@ -127,17 +131,19 @@ def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
         query_key_kernel(problem, gemm, "Q_copy", "K_copy"),
         *masked,
         softmax_kernel(problem, softmax, rows_per_block, scores, masks=False),
-        probability_value_kernel(problem, gemm, "V_copy", "O_copy"),
+        *dropout_kernels(problem, streaming(DROPOUT, warps=4)),
+        probability_value_kernel(problem, gemm, "V_copy", "O_copy", after_dropout(problem, "P")),
         copy_kernel(problem, "O_copy", "O", QUERY),
     )
 
 
 def backward_kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
-    """The chain: a copy of dO, dV, dP, grad·output, dS, dQ, dK, copies or sums over a group."""
+    """The chain: a copy of dO, dV, dP, [dropout], grad·output, dS, dQ, dK, copies or group sums."""
     warps, rows_per_block = softmax_block(problem.seqlen_k)
     instructions = SOFTMAX_SHORT if problem.seqlen_k <= SHORT_ROW else SOFTMAX_LONG
     softmax = streaming(instructions, warps)
     dk, dv = key_gradients(problem, "dK_copy", "dV_copy")
+    p = after_dropout(problem, "P")
     into_place = (
         (copy_kernel(problem, "dK_copy", "dK", KEY), copy_kernel(problem, "dV_copy", "dV", KEY))
         if problem.group == 1
@@ -145,8 +151,9 @@ def backward_kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
     )
     return (
         copy_kernel(problem, "dO", "dO_copy", QUERY),
-        key_gradient_kernel(problem, gemm, "P", "dO_copy", dv, 1.0, "value_gradient"),
+        key_gradient_kernel(problem, gemm, p, "dO_copy", dv, 1.0, "value_gradient"),
         probability_gradient_kernel(problem, gemm, "dO_copy", "V_copy"),
+        *dropout_gradient_kernels(problem, streaming(ELEMENTWISE, warps=4)),
         product_kernel(problem, streaming(ELEMENTWISE, warps=4)),
         softmax_gradient_kernel(problem, softmax, rows_per_block),
         query_gradient_kernel(problem, gemm, "K_copy", "dQ_copy"),
@@ -178,4 +185,5 @@ ENTRY = Entry(
     needs="fp32, fp16 or bf16; device memory as standard, and for copies of Q, K, V and O",
     build=_build,
     check=_check,
+    features=("dropout", "window"),
 )

@@ -82,7 +82,7 @@ def _flash2(problem: Attention, gpu: Gpu, options: Options) -> Plan:
     if options.tile is not None:
         tile = back = options.tile
     elif compiled is not None:
-        tile = flash_attn_2.tile_of(gpu, compiled, problem.causal)[:2]
+        tile = flash_attn_2.tile_of(gpu, compiled, problem.causal, problem.dropout > 0)[:2]
         back = flash_attn_2_backward.kernel_of(gpu, compiled).tile
 
     def forward() -> tuple[Kernel, ...]:
@@ -145,6 +145,7 @@ ENTRIES = (
         needs="device memory for S and P: 2 x batch x heads x seqlen_q x seqlen_k elements",
         build=_standard,
         check=check_dtype,
+        features=("dropout", "window"),
     ),
     Entry(
         name="flash1",
@@ -155,6 +156,7 @@ ENTRIES = (
         build=_flash1,
         check=check_dtype,
         takes=("tile", "warps"),
+        features=("dropout", "window"),
     ),
     Entry(
         name="flash2",
@@ -165,6 +167,7 @@ ENTRIES = (
         build=_flash2,
         check=check_dtype,
         takes=("tile", "warps", "stages"),
+        features=("dropout", "window"),
     ),
     Entry(
         name="decode",
@@ -175,6 +178,7 @@ ENTRIES = (
         build=_decode,
         check=check_forward,
         takes=("tile", "pack_gqa", "page_size"),
+        features=("window",),
     ),
     Entry(
         name="split_kv",
@@ -185,5 +189,6 @@ ENTRIES = (
         build=_split_kv,
         check=check_forward,
         takes=("tile", "num_splits", "pack_gqa", "page_size"),
+        features=("window",),
     ),
 )

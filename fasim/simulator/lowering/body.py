@@ -24,7 +24,7 @@ class LoopBody:
             pass, which shows what the loop carries.
         carried: what the iteration before made, by the index it has there, as this one's.
         late_cycles: of each tensor, by how much a load takes longer than one that hits L2.
-        masked: whether the causal mask cuts through the tiles of this iteration.
+        masked: whether the mask cuts through the tiles of this iteration.
         users: the operations of the iteration that take a result, by its index.
     """
 

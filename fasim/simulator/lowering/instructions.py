@@ -19,12 +19,18 @@ WGMMA_ROWS = 64
 ADDRESS_INSTRUCTIONS = 2  # a 64-bit address is advanced by an add and an add with carry
 LOOP_INSTRUCTIONS = 8  # counter, compare, branch, buffer indices
 MASK_INSTRUCTIONS = 2  # compare the column with the row's limit, select
+# Philox4x32-10 (Salmon et al. 2011): ten rounds of two wide multiplications, two three-way xors and
+# two additions to the key make four words. FlashAttention-2 takes a byte an element, so that a
+# call serves 16: 3.75 instructions each. An estimate: nothing has been measured, and all are put
+# on the integer pipe, though the multiplications go beside it.
+PHILOX_INSTRUCTIONS = 10 * (2 + 4) / 16
+DROPOUT_INSTRUCTIONS = 2  # compare, select; the scale 1/(1 − dropout) goes into O's at the end
 FINITE_INSTRUCTIONS = 2  # compare with −inf, select
 
 SFU_OPS = ("exp2", "log2", "inverse")
 REDUCTIONS = ("row_max", "row_sum")
 _FP32_OPS = ("add", "sub", "mul")
-_ALU_OPS = ("maximum", "cast", "mask", "finite")
+_ALU_OPS = ("maximum", "cast", "mask", "dropout", "finite")
 _ELEMENTWISE = frozenset((*_FP32_OPS, *_ALU_OPS, *SFU_OPS, *REDUCTIONS))
 
 
@@ -37,7 +43,7 @@ def instruction_cost(op: Op, record: Record, masked: bool) -> tuple[Arithmetic, 
     """Pipe and instructions per element of an elementwise operation or a row reduction.
 
     Args:
-        masked: whether the tile is one that the causal mask cuts through.
+        masked: whether the tile is one that the mask cuts through.
     """
     if op.kind in SFU_OPS:
         return "sfu", 1.0
@@ -46,10 +52,21 @@ def instruction_cost(op: Op, record: Record, masked: bool) -> tuple[Arithmetic, 
     if op.kind == "finite":
         return "alu", float(FINITE_INSTRUCTIONS)
     if op.kind == "mask":
-        hides = masked and record.kernel.problem.causal
+        hides = masked and record.kernel.problem.masked
         return "alu", float(MASK_INSTRUCTIONS if hides else 0)
+    if op.kind == "dropout":
+        drawn = _draws(op, record)
+        return "alu", DROPOUT_INSTRUCTIONS + (PHILOX_INSTRUCTIONS if drawn else 0.0)
     if op.kind == "cast":
         if record.ops[op.inputs[0]].dtype == op.dtype:
             return "alu", 0.0
         return "alu", 1.0 if op.dtype == "fp32" else 0.5  # F2FP packs two
     return "fp32", 1.0
+
+
+def _draws(op: Op, record: Record) -> bool:
+    """Whether dropout draws its numbers here: dP is dropped by what P's sign has kept of them."""
+    return not any(
+        other.kind == "dropout" and (other.path, other.iteration) == (op.path, op.iteration)
+        for other in record.ops[: op.index]
+    )
