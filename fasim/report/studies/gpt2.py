@@ -6,13 +6,13 @@ from fasim.report.predictions import problem_line, scenario_line
 from fasim.report.quantities import percent_text, signed_percent_text, time_text
 from fasim.report.tables import table
 from fasim.verbs.prediction import LEVELS, MODELLED
-from fasim.verbs.studies.gpt2 import PROBLEM, STANDARD, Gpt2Study, Run
+from fasim.verbs.studies.gpt2 import PROBLEM, PROBLEMS, STANDARD, Gpt2Study, Run
 
 
 def gpt2_text(study: Gpt2Study) -> str:
     """What was fixed beforehand beside the paper, every configuration, kernels by purpose."""
     parts = [
-        f"GPT-2 medium's attention on {study.gpu}\n{problem_line(PROBLEM)}\n"
+        f"GPT-2 medium's attention on {study.gpu}\n{problem_line(PROBLEMS[0])}\n"
         f"{scenario_line(study.scenario)}",
         _headlines(study),
         _configurations(study),
@@ -34,17 +34,24 @@ def _headlines(study: Gpt2Study) -> str:
     header = [""]
     for run in runs:
         header += [run.prediction.name, "published", "error"]
-    rows = [["GFLOP"], *([f"{level}{'*' * (level in MODELLED)}"] for level in LEVELS), ["time"]]
+    rows = [["GFLOP"], *([f"{level}{'*' * (level in MODELLED)}"] for level in LEVELS)]
+    rows += [["without copies*"], ["time"]]
     for run in runs:
         published = run.configuration.published
         rows[0] += [f"{run.gflops:.4g}", f"{published.gflops:.3g}", ""]
-        for row, level in zip(rows[1:-1], LEVELS, strict=True):
+        for row, level in zip(rows[1:-2], LEVELS, strict=True):
             row += [_gigabytes(run.bytes_at[level])]
             row += (
                 [_gigabytes(published.dram_bytes), signed_percent_text(run.dram_error)]
                 if level == "dram"
                 else ["", ""]
             )
+        uncopied = run.uncopied_bytes
+        rows[-2] += [
+            _gigabytes(uncopied),
+            _gigabytes(published.dram_bytes),
+            signed_percent_text(uncopied / published.dram_bytes - 1),
+        ]
         rows[-1] += [
             time_text(run.time_s),
             time_text(published.time_s),
@@ -58,6 +65,7 @@ def _configurations(study: Gpt2Study) -> str:
         (
             run.prediction.name,
             run.configuration.mask,
+            f"{run.configuration.problem.dropout:g}",
             _gigabytes(run.bytes_at["compulsory"]),
             _gigabytes(run.bytes_at["dram"]),
             _gigabytes(run.bytes_at["global"]),
@@ -67,7 +75,17 @@ def _configurations(study: Gpt2Study) -> str:
         )
         for run in study.runs
     ]
-    header = ("", "mask", "compulsory", "dram*", "global", "dram error", "time", "time error")
+    header = (
+        "",
+        "mask",
+        "dropout",
+        "compulsory",
+        "dram*",
+        "global",
+        "dram error",
+        "time",
+        "time error",
+    )
     return table(header, rows, left=2, title="Every configuration")
 
 
