@@ -35,6 +35,7 @@ def _rows(validation: Validation) -> str:
         shape = (
             f"{problem.batch} x {problem.heads} x {problem.seqlen_q} x {problem.seqlen_k} "
             f"d{problem.head_dim}{' causal' if problem.causal else ''}"
+            f"{f' dropout {problem.dropout:g}' if problem.dropout else ''}"
         )
         rows.append(
             (

@@ -84,6 +84,7 @@ def problems(draw):
     seqlens = st.sampled_from((128, 1000, 1024, 2048, 4096, 8192)) | st.integers(1, 8192)
     seqlen_q = draw(seqlens)
     seqlen_k = seqlen_q if draw(st.booleans()) else draw(seqlens)
+    reaches = st.sampled_from((-1, 0, 100, 1024))
     heads = draw(st.sampled_from((1, 4, 8, 16, 32)))
     return Attention(
         batch=draw(st.sampled_from((1, 2, 4, 16))),
@@ -93,6 +94,8 @@ def problems(draw):
         seqlen_k=seqlen_k,
         head_dim=draw(st.sampled_from((32, 40, 64, 96, 128, 256))),
         causal=draw(st.booleans()),
+        dropout=draw(st.sampled_from((0.0, 0.0, 0.1))),
+        window=draw(st.none() | st.tuples(reaches, reaches)),
     )
 
 
