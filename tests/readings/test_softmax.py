@@ -79,5 +79,7 @@ def test_they_run_when_named_and_say_what_they_do_not_take(name: str, a100: Gpu)
         catalog.plan(Attention(1, 1, 64, 64, 64, causal=True), a100, name)
     with pytest.raises(Refused, match="direction is both; it runs forward"):
         catalog.plan(Attention(1, 1, 64, 64, 64, direction="both"), a100, name)
+    with pytest.raises(Refused, match="dropout"):
+        catalog.plan(Attention(1, 1, 64, 64, 64, dropout=0.1), a100, name)
     found = accuracy(Attention(4, 2, 500, 300, 64), a100, name)
     assert 0 < found.max_error <= 2 * found.reference_error
