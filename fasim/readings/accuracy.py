@@ -11,7 +11,7 @@ from fasim.schedules import catalog
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
     from fasim.readings.rounding import Array
-    from fasim.schedules.plan import Options
+    from fasim.schedules.plan import Options, Plan
 
 SAMPLE = 256  # queries and keys, at most: one head of that size runs in milliseconds
 
@@ -48,6 +48,8 @@ def accuracy(
 ) -> Accuracy:
     """Runs one head of at most 256 × 256 of the problem, with normally distributed inputs.
 
+    Softmax alone takes the scores of Q and K; its error is that of P.
+
     Raises:
         Refused: as `catalog.plan` does.
     """
@@ -66,6 +68,8 @@ def accuracy(
     )
     planned = catalog.plan(sample, gpu, schedule, implementation, options)
     inputs = numerics.random_inputs(sample)
+    if planned.schedule in catalog.SOFTMAXES:
+        return _softmax_accuracy(planned, inputs)
     q, k, v = inputs["Q"], inputs["K"], inputs["V"]
     tensors = numerics.run(planned.kernels, inputs).tensors
     names: list[str] = []
@@ -85,4 +89,24 @@ def accuracy(
         max(float(np.abs(a - b).max()) for a, b in zip(plain, exact, strict=True)),
         sample.seqlen_q,
         sample.seqlen_k,
+    )
+
+
+def _softmax_accuracy(planned: Plan, inputs: dict[str, Array]) -> Accuracy:
+    import numpy as np
+
+    from fasim.readings import numerics, reference
+    from fasim.readings.rounding import round_to
+
+    problem = planned.kernels[0].problem
+    q, k = inputs["Q"], inputs["K"]
+    s = round_to(q @ k.swapaxes(-1, -2) * np.float32(problem.scale), problem.dtype)
+    exact = reference.softmax_of(s)
+    p = numerics.run(planned.kernels, {"S": s}).tensors["P"]
+    plain = round_to(exact.astype(np.float32), problem.dtype)
+    return Accuracy(
+        float(np.abs(p - exact).max()),
+        float(np.abs(plain - exact).max()),
+        problem.seqlen_q,
+        problem.seqlen_k,
     )

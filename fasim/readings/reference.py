@@ -32,6 +32,13 @@ def visible(problem: Attention) -> npt.NDArray[np.bool_]:
     return seen
 
 
+def softmax_of(scores: Array) -> Float64:
+    """P of given scores, in float64, along the last axis."""
+    exact = scores.astype(np.float64)
+    p = np.exp(exact - exact.max(axis=-1, keepdims=True))
+    return np.asarray(p / p.sum(axis=-1, keepdims=True))
+
+
 def attention(problem: Attention, q: Array, k: Array, v: Array) -> tuple[Float64, Float64]:
     """(O, LSE) in float64; a row that sees nothing gives O = 0 and LSE = −inf.
 

@@ -97,11 +97,16 @@ def _summary(prediction: Prediction) -> str:
         )
     return (
         f"time {time_text(prediction.time_s)}   bound by {prediction.bound}   "
-        f"{prediction.tflops_per_s:.4g} TFLOP/s   "
+        f"{_rate(prediction)}"
         f"roofline {time_text(prediction.roofline_s)}   "
         f"memory {bytes_text(prediction.footprint.peak_bytes)} of "
         f"{bytes_text(prediction.capacity_bytes)}"
     )
+
+
+def _rate(prediction: Prediction) -> str:
+    rate = prediction.tflops_per_s
+    return "" if rate is None else f"{rate:.4g} TFLOP/s   "
 
 
 def _stalls(prediction: Prediction) -> str:
@@ -200,10 +205,13 @@ def _memory(prediction: Prediction) -> str:
         f"{name} {bytes_text(size)}" for name, size in prediction.footprint.by_tensor.items()
     )
     operations = prediction.flops
+    tensor = ""
+    if operations.tensor:
+        useful = percent_text(operations.tensor_useful / operations.tensor)
+        tensor = f"tensor {count_text(operations.tensor)}FLOP ({useful} useful), "
     return (
         f"device memory: {held}\n"
-        f"operations: tensor {count_text(operations.tensor)}FLOP "
-        f"({percent_text(operations.tensor_useful / operations.tensor)} useful), "
+        f"operations: {tensor}"
         f"fp32 {count_text(operations.fp32)}FLOP, sfu {count_text(operations.sfu)}op"
     )
 

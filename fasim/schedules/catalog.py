@@ -18,6 +18,7 @@ from fasim.schedules.implementations import (
     pytorch_flash,
     pytorch_math,
     textbook,
+    textbook_softmax,
     triton,
     xformers_cutlass,
 )
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
     from fasim.hardware import Gpu
 
 
+# SCHEDULES compute attention; SOFTMAXES only a part of it, and run when they are named.
+SOFTMAXES = {entry.name: entry for entry in textbook_softmax.ENTRIES}
 SCHEDULES = {entry.name: entry for entry in (*textbook.ENTRIES, flash_attn_3.SCHEDULE)}
+NAMED_SCHEDULES = {**SCHEDULES, **SOFTMAXES}
 IMPLEMENTATIONS = {
     entry.name: entry
     for entry in (
@@ -86,10 +90,10 @@ def plan(
     if implementation is not None:
         entry = find(implementation, IMPLEMENTATIONS, "implementation")
         if schedule is not None and schedule != entry.schedule:
-            find(schedule, SCHEDULES, "schedule")
+            find(schedule, NAMED_SCHEDULES, "schedule")
             raise Refused(implementation, f"its schedule is {entry.schedule}, not {schedule}")
     else:
-        entry = find(schedule or "flash2", SCHEDULES, "schedule")
+        entry = find(schedule or "flash2", NAMED_SCHEDULES, "schedule")
     options = options or Options()
     if options.tile is not None:
         Tiling(*options.tile)  # refuses impossible sides, for GEMMs too

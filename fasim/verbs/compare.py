@@ -94,7 +94,7 @@ def compare(
     names: list[tuple[str | None, str | None]] = [(name, None) for name in schedules]
     names += [(None, name) for name in implementations]
     for name in schedules:
-        catalog.find(name, catalog.SCHEDULES, "schedule")
+        catalog.find(name, catalog.NAMED_SCHEDULES, "schedule")
     for name in implementations:
         catalog.find(name, catalog.IMPLEMENTATIONS, "implementation")
     rows: list[Row] = []

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fasim.problem import Attention, Scenario
+from fasim.problem import Attention, ProblemError, Scenario
 from fasim.readings.footprint import Footprint
 from fasim.readings.traffic import Access, Flops, Level, total
 from fasim.simulator.simulate import Simulation
@@ -95,9 +95,28 @@ class Prediction:
         return f"{self.tile[0]}x{self.tile[1]}"
 
     @property
+    def fitting_time_s(self) -> float:
+        """The time, for a caller who cannot go on without one.
+
+        Raises:
+            ProblemError: device memory does not hold the chain.
+        """
+        if self.time_s is None:
+            raise ProblemError(
+                f"{self.name} needs {self.footprint.peak_bytes / 2**30:.3g} GiB of device memory, "
+                f"{self.gpu} has {self.capacity_bytes / 2**30:.3g} GiB"
+            )
+        return self.time_s
+
+    @property
     def tflops_per_s(self) -> float | None:
-        """4·B·H·Sq·Sk·D over the time, halved when causal, × 2.5 backward, in 10¹² a second."""
-        return None if self.time_s is None else self.problem.nominal_flops / self.time_s / 1e12
+        """4·B·H·Sq·Sk·D over the time, halved when causal, × 2.5 backward, in 10¹² a second.
+
+        None for a schedule that multiplies no matrices.
+        """
+        if self.time_s is None or not self.flops.tensor:
+            return None
+        return self.problem.nominal_flops / self.time_s / 1e12
 
     @property
     def bound(self) -> str | None:

@@ -163,12 +163,11 @@ def test_a_schedule_without_a_fitting_usual_tile_takes_a_smaller_one_and_says_so
 
 
 def test_an_unknown_schedule_names_the_closest_and_all(a100: Gpu) -> None:
+    names = ", ".join(catalog.NAMED_SCHEDULES)
     assert refusal(PROBLEM, a100, "flahs2") == (
-        f"flahs2: unknown schedule; did you mean flash2? there are {', '.join(catalog.SCHEDULES)}"
+        f"flahs2: unknown schedule; did you mean flash2? there are {names}"
     )
-    assert refusal(PROBLEM, a100, "xyz") == (
-        f"xyz: unknown schedule; there are {', '.join(catalog.SCHEDULES)}"
-    )
+    assert refusal(PROBLEM, a100, "xyz") == (f"xyz: unknown schedule; there are {names}")
 
 
 def test_an_unknown_implementation_too(a100: Gpu) -> None:
@@ -274,11 +273,11 @@ def test_a_huge_tile_is_refused_at_once(a100: Gpu) -> None:
     )
 
 
-@pytest.mark.parametrize("entries", [catalog.SCHEDULES, catalog.IMPLEMENTATIONS])
+@pytest.mark.parametrize("entries", [catalog.NAMED_SCHEDULES, catalog.IMPLEMENTATIONS])
 def test_every_entry_says_what_it_is_and_needs(entries: dict[str, catalog.Entry]) -> None:
     for name, entry in entries.items():
         assert entry.name == name
-        assert entry.schedule in catalog.SCHEDULES
+        assert entry.schedule in catalog.NAMED_SCHEDULES
         assert entry.title
         assert entry.source
         assert entry.needs

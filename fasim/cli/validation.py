@@ -1,0 +1,49 @@
+"""Predicted against measured times."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fasim.cli.application import app
+from fasim.cli.options import ImplementationsOption, JsonOption, check_choice
+from fasim.cli.printing import print_result, progress_of
+
+
+@app.command(
+    epilog="Example: fasim validate --measured times.csv --implementation flash-attn-2 "
+    "--direction forward --min-seqlen 1024"
+)
+def validate(
+    measured: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="a CSV of measured times; the published ones if unset"),
+    ] = None,
+    gpu: Annotated[list[str] | None, typer.Option(help="only rows of this GPU")] = None,
+    implementation: ImplementationsOption = None,
+    direction: Annotated[
+        str | None, typer.Option(help="only rows of this direction: forward, backward or both")
+    ] = None,
+    min_seqlen: Annotated[int, typer.Option(help="only rows of so many keys or more")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Predicted against measured times, row by row and in groups; errors as they are."""
+    from fasim.report.validations import validation_text
+    from fasim.verbs.measurements import DIRECTIONS, Measurement, published
+    from fasim.verbs.validate import validate as run
+
+    if direction is not None:
+        check_choice("direction", direction, tuple(DIRECTIONS.values()))
+
+    def keep(row: Measurement) -> bool:
+        return (
+            (not gpu or row.gpu in gpu)
+            and (not implementation or row.implementation in implementation)
+            and (direction is None or DIRECTIONS[row.direction] == direction)
+            and (min_seqlen == 0 or int(row.fields["seqlen_k"] or 0) >= min_seqlen)
+        )
+
+    validation = run(measured or published(), keep=keep, progress=progress_of("rows"))
+    print_result(validation.to_dict, lambda: validation_text(validation), as_json)
