@@ -33,6 +33,16 @@ if TYPE_CHECKING:
 SOFTMAXES = {entry.name: entry for entry in textbook_softmax.ENTRIES}
 SCHEDULES = {entry.name: entry for entry in (*textbook.ENTRIES, flash_attn_3.SCHEDULE)}
 NAMED_SCHEDULES = {**SCHEDULES, **SOFTMAXES}
+# Queries of a group of heads that fill one row tile: up to so many it is decoding.
+DECODED_ROWS = 64
+
+
+def usual_schedules(problem: Attention) -> list[str]:
+    """The schedules to look at where none is named; those for decoding if that is what it is."""
+    decoding = problem.seqlen_q * problem.group <= DECODED_ROWS
+    return [name for name, entry in SCHEDULES.items() if decoding or not entry.decodes]
+
+
 IMPLEMENTATIONS = {
     entry.name: entry
     for entry in (

@@ -92,6 +92,7 @@ class Entry:
         check: a reason to refuse the problem or the GPU, or None.
         takes: the options it has a meaning for.
         features: what of a problem it can have beside the plain: `dropout`, `window`.
+        decodes: whether it is for the few queries of decoding.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Entry:
     check: Callable[[Attention, Gpu], str | None]
     takes: tuple[str, ...] = ("tile",)
     features: tuple[str, ...] = ()
+    decodes: bool = False
 
 
 def listed(names: Sequence[str]) -> str:

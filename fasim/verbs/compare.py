@@ -80,7 +80,7 @@ def compare(
     implementations: Sequence[str] = (),
     options: Options | None = None,
 ) -> Comparison:
-    """Predicts every schedule on every GPU; all schedules if none is named.
+    """Predicts every schedule on every GPU; those that suit the problem if none is named.
 
     What a GPU cannot run, or has no such option, is listed as refused; what a GPU cannot hold
     stays with `fits` false.
@@ -101,7 +101,9 @@ def compare(
     refused: list[Refusal] = []
     for profile in profiles:
         first: Prediction | None = None
-        for schedule, implementation in names or [(name, None) for name in catalog.SCHEDULES]:
+        for schedule, implementation in names or [
+            (n, None) for n in catalog.usual_schedules(problem)
+        ]:
             try:
                 prediction = predict(
                     problem,

@@ -63,7 +63,7 @@ def _fastest(
     """The schedule with the least time; of those that do not fit memory, the smallest."""
     found: list[Prediction] = []
     refused: list[Refused] = []
-    for name in catalog.SCHEDULES:
+    for name in catalog.usual_schedules(problem):
         try:
             planned = catalog.plan(problem, profile.gpu, name, None, options)
         except Refused as refusal:

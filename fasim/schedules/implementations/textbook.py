@@ -179,6 +179,7 @@ ENTRIES = (
         check=check_forward,
         takes=("tile", "pack_gqa", "page_size"),
         features=("window",),
+        decodes=True,
     ),
     Entry(
         name="split_kv",
@@ -190,5 +191,6 @@ ENTRIES = (
         check=check_forward,
         takes=("tile", "num_splits", "pack_gqa", "page_size"),
         features=("window",),
+        decodes=True,
     ),
 )
