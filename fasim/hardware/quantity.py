@@ -6,6 +6,7 @@ the table of fields describe it. Messages say what was written and what would wo
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,12 @@ from fasim.hardware.faults import suggestion
 from fasim.hardware.units import COUNT, Dimension, is_whole
 
 
-class Kind:
+class Kind(ABC):
     """A way to read one field; `read` returns the value or raises ValueError."""
 
+    @abstractmethod
     def read(self, value: object) -> Any:
-        raise NotImplementedError
+        """The value of what a profile or an override holds."""
 
     def format(self, value: Any) -> str:
         return str(value)
