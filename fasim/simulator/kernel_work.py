@@ -228,14 +228,14 @@ class _Builder:
         loading = sum(kind.total > 0 for kind in trips.pattern) / len(trips.pattern)
         kinds = sorted(set(trips.pattern))
         classes = []
-        chunks = 1
+        chunks, mean_trips, prologue = 1, trips.mean, phases.prologue()
         for kind in kinds:
             if not kind.total:
                 start, end = phases.start(), phases.epilogue()
                 classes.append(BlockClass(_name(kind), prologue=start, epilogue=end))
                 continue
             length = kind.plain * TRIP_UNITS + round(kind.masked * masked_cost * TRIP_UNITS)
-            loop_bytes = round(loads.loop * kind.total / trips.mean)
+            loop_bytes = round(loads.loop * kind.total / mean_trips)
             compute = rate.period_ticks[phases.residents - 1] * length / TRIP_UNITS
             arrive = loop_bytes * phases.wave_ticks_per_byte
             if len(kinds) > 1:
@@ -245,7 +245,7 @@ class _Builder:
             classes.append(
                 BlockClass(
                     _name(kind),
-                    prologue=phases.prologue(),
+                    prologue=prologue,
                     prologue_dram_bytes=round(loads.prologue / loading),
                     loop=rate,
                     trips=length,
@@ -255,7 +255,8 @@ class _Builder:
             )
         if self.record.kernel.mapping.block_order == "longest-first":
             trips = longest_first(trips, self.record.kernel)
-        pattern = tuple(kinds.index(kind) for kind in trips.pattern)
+        index = {kind: place for place, kind in enumerate(kinds)}
+        pattern = tuple(index[kind] for kind in trips.pattern)
         return self._work(tuple(classes), pattern, trips.repeats, loop_chunks=chunks)
 
     def _work(
