@@ -87,7 +87,7 @@ def test_fifty_random_pairs(benchmark: object, seed: int) -> None:
     )
     assert used <= MEMORY_MB
     assert max(new.values()) <= NEW_S
-    # Causal grids of 40 to 128 waves, too short to skip waves at a mean cost, take up to 0.3 s.
+    # Causal grids of 40 to 128 waves, too short to skip waves at a mean cost, take up to 0.2 s.
     assert all(case.problem.causal for case in late)
     benchmark(worst.predict)  # type: ignore[operator]
 
