@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 DTYPES = ("fp32", "fp16", "bf16")
 SOURCE = "Dao-AILab/flash-attention benchmarks/benchmark_flash_attention.py (attention_pytorch)"
 
-# Issued instructions an element, of PyTorch's compiled streaming kernels: softmax up to and
+# Issued instructions an element, of PyTorch's streaming kernels (figures taken over; how they were
+# counted is not known): softmax up to and
 # over 1024 columns (its backward comes from the same templates), a broadcast mask added, a
 # strided copy, a product of two tensors.
 SOFTMAX_SHORT, SOFTMAX_LONG, MASK_ADD, STRIDED_COPY, ELEMENTWISE = 25.0, 48.0, 60.0, 30.0, 12.0

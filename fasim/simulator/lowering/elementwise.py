@@ -16,7 +16,8 @@ INTERLEAVE = 2
 RUN_GROUPS = 24
 QUAD_SHUFFLES = 2  # four threads share a row: two exchanges combine their partial results
 # SHFL passes through shared memory's crossbar: 32 lanes a cycle and SM, as loads of four bytes
-# (CUDA C++ Programming Guide, table of arithmetic throughput).
+# (CUDA C++ Programming Guide, table of arithmetic throughput, quoted from memory: another
+# account gives half that rate).
 SHUFFLE_BYTES = 4 * WARP
 
 

@@ -13,11 +13,12 @@ from fasim.simulator.lowering.emitter import Emitter
 from fasim.simulator.lowering.instructions import MMA_COLUMNS, MMA_K_BYTES, MMA_ROWS, WGMMA_ROWS
 from fasim.simulator.stream import Item
 
-# From the last wgmma's completion until a warp that waits for it goes on: seen between the
-# products of compiled FlashAttention-3 loops.
+# From the last wgmma's completion until a warp that waits for it goes on: a figure taken over
+# with the engine's other latencies; its measurement is not known.
 WGMMA_WAIT_CYCLES = 60
 # wgmmas of one warp at the tensor core: one runs, one is ready behind it. So warpgroups that
-# multiply at the same time alternate, and end at the same time.
+# multiply at the same time alternate, and end at the same time. An assumption, made after a
+# FlashAttention-3 loop without ping-pong came out too fast without it; it wants a probe.
 WGMMA_QUEUE = 2
 # A thread of an SGEMM multiplies 8 rows by 8 columns: of each step along the contracted side it
 # reads 16 values of four bytes, in loads of 16 bytes.
