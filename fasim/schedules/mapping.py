@@ -89,10 +89,13 @@ class Mapping:
         """Groups of four warps that compute; one where there are fewer."""
         return max(1, self.warps // 4)
 
+    def grid_of(self, matmul: str = "") -> tuple[int, int]:
+        """Rows × columns of warps over the tile of a product."""
+        return dict(self.warp_grids).get(matmul, self.warp_grid or (self.warps, 1))
+
     def warp_tile(self, shape: tuple[int, int], matmul: str = "") -> tuple[int, int]:
         """Rows and columns of a tile that one warp works on; 16 rows at least."""
-        usual = self.warp_grid or (self.warps, 1)
-        down, across = dict(self.warp_grids).get(matmul, usual)
+        down, across = self.grid_of(matmul)
         return max(min(16, shape[0]), shape[0] // down), max(1, shape[1] // across)
 
     def in_registers(self, matmul: str) -> bool:

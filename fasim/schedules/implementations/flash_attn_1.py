@@ -3,7 +3,7 @@
 Rows of 16 queries against 256 keys (128 for head_dim 128, or where there are no more). The first
 release has a block a head; 1.0.9 deals a head's rows to several blocks where that fills the GPU
 better, and takes backward by key tiles in parallel, with atomic additions to dQ, where that does.
-Warps lie along the keys: what they add up over them passes through shared memory, not modelled.
+Warps lie along the keys: what they add up over them, O and dQ, passes through shared memory.
 """
 
 from __future__ import annotations
@@ -53,11 +53,13 @@ def forward_mapping() -> Mapping:
 
 
 def backward_mapping() -> Mapping:
-    """Q and dO are fetched a tile ahead; K and V lie in shared memory; P and dS pass through it."""
+    """Q and dO are fetched a tile ahead; K and V lie in shared memory; P and dS pass through it
+    transposed, and so do the warps' parts of dQ."""
     keys, queries = (BACKWARD_WARPS, 1), (1, BACKWARD_WARPS)
     return Mapping(
         BACKWARD_WARPS,
         buffers=(("Q", 2), ("dO", 2), ("K", 1), ("V", 1)),
+        operands_in_registers=("dQ",),
         registers_per_thread=255,
         warp_grid=queries,
         warp_grids=(("dV", keys), ("dK", keys), ("dQ", queries)),

@@ -144,6 +144,24 @@ class LoopBody:
         """Rows and columns of the elements an operation works on."""
         return self.record.ops[op.inputs[0]].shape if op.kind in REDUCTIONS else op.shape
 
+    def warps_across(self, op: Op) -> int:
+        """Warps that share a row of a value: those of the product it was made from, in place."""
+        while op.kind != "matmul":
+            like = [source for source in self.sources(op) if source.shape == op.shape]
+            if not like:
+                return 1
+            op = like[0]
+        return self.mapping.grid_of(op.name)[1]
+
+    def contraction_warps(self, product: Op) -> int:
+        """Warps that each have a partial result of a product: they divide what it contracts.
+
+        Its left operand stays in the registers of the warps that made it.
+        """
+        if not self.mapping.in_registers(product.name):
+            return 1
+        return self.warps_across(self.sources(product)[0])
+
     def per_thread(self, shape: tuple[int, int]) -> float:
         """Elements of a tile that one thread works on.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fasim.hardware.gpu import WARP
 from fasim.schedules.record import Op
 from fasim.simulator.lowering.body import LoopBody
 from fasim.simulator.lowering.emitter import Emitter
+from fasim.simulator.lowering.exchange import SHUFFLE_BYTES, exchange_rows
 from fasim.simulator.lowering.instructions import REDUCTIONS, SFU_OPS, Arithmetic
 
 # Elements of a fused run a warp has in flight: further ahead, in-order exp2 holds up the
@@ -15,10 +15,6 @@ INTERLEAVE = 2
 # few hundred items is simulated in milliseconds.
 RUN_GROUPS = 24
 QUAD_SHUFFLES = 2  # four threads share a row: two exchanges combine their partial results
-# SHFL passes through shared memory's crossbar: 32 lanes a cycle and SM, as loads of four bytes
-# (CUDA C++ Programming Guide, table of arithmetic throughput, quoted from memory: another
-# account gives half that rate).
-SHUFFLE_BYTES = 4 * WARP
 
 
 class Elementwise:
@@ -153,7 +149,7 @@ class Elementwise:
         return self.body.cost(op)[1] == 0
 
     def _combine_rows(self, op: Op) -> None:
-        """A row's partial results are combined across the quad that shares it.
+        """A row's partial results are combined across the quad, and the warps, that share it.
 
         A sum that is only carried on needs none until the end.
         """
@@ -166,6 +162,9 @@ class Elementwise:
             exchanged = values * SHUFFLE_BYTES
             shuffle = self.emitter.shared_memory(exchanged, values, needs=last, name="shuffle")
             last = [self.emitter.arithmetic(pipe, values, needs=[shuffle], name=op.kind)]
+        warps = self.body.warps_across(self.body.sources(op)[0])
+        if warps > 1:
+            last = [exchange_rows(self.emitter, values, warps, pipe, last)]
         self.emitter.made(op.index, last)
 
     def _only_carried(self, op: Op) -> bool:

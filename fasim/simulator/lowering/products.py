@@ -10,6 +10,7 @@ from fasim.schedules.record import Op
 from fasim.simulator.lowering.body import LoopBody
 from fasim.simulator.lowering.copies import Copies
 from fasim.simulator.lowering.emitter import Emitter
+from fasim.simulator.lowering.exchange import add_partials
 from fasim.simulator.lowering.instructions import MMA_COLUMNS, MMA_K_BYTES, MMA_ROWS, WGMMA_ROWS
 from fasim.simulator.stream import Item
 
@@ -99,6 +100,9 @@ class Products:
                 products.append(self.emitter.append(item))
                 self.copies.fill_share(groups * (steps - step) - group)
             previous, fetched = products, following
+        warps = self.body.contraction_warps(op)
+        if warps > 1:
+            previous = [add_partials(self.emitter, op.elements, warps, previous)]
         self.emitter.made(op.index, previous)
 
     def _fragments(self, extent: int) -> int:
