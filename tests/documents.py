@@ -1,6 +1,7 @@
 """The examples in the documents: every `$ fasim …` with what it prints, every Python block.
 
-`python -m tests.documents` writes the outputs anew; the tests only compare.
+`python -m tests.documents` writes the outputs anew, `python -m tests.documents predict` those of
+commands in which a word stands; the tests only compare.
 """
 
 from __future__ import annotations
@@ -61,10 +62,12 @@ def run(command: str) -> tuple[int, str]:
     return status, printed.getvalue()
 
 
-def rewrite(document: Path) -> None:
-    """Puts what each command prints today below it."""
+def rewrite(document: Path, words: tuple[str, ...] = ()) -> None:
+    """Puts what each command prints today below it; of those with one of `words`, if given."""
 
     def anew(found: re.Match[str]) -> str:
+        if words and not any(word in found["command"].split() for word in words):
+            return found[0]
         _, output = run(found["command"])
         return f"```console\n$ {found['command']}\n{output}```\n"
 
@@ -74,4 +77,4 @@ def rewrite(document: Path) -> None:
 
 if __name__ == "__main__":
     for each in DOCUMENTS:
-        rewrite(each)
+        rewrite(each, tuple(sys.argv[1:]))

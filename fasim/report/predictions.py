@@ -17,6 +17,7 @@ from fasim.report.tables import table
 from fasim.verbs.compare import Comparison
 from fasim.verbs.prediction import LEVELS, MODELLED, Prediction
 
+SHOWN_ELASTICITIES = 3
 SMALL_SHARE = 0.005  # causes under half a percent of the time are not worth a line
 
 
@@ -51,10 +52,10 @@ def prediction_text(prediction: Prediction) -> str:
         f"{prediction.name} on {prediction.gpu} ({prediction.gpu_title})",
         f"{problem_line(prediction.problem)}\n"
         f"tile {prediction.tile_name}; {scenario_line(prediction.scenario)}",
-        _summary(prediction),
+        f"{_summary(prediction)}\n{_trust(prediction)}",
     ]
     if prediction.stalls_s:
-        parts.append(_stalls(prediction))
+        parts.append(f"{_stalls(prediction)}\n{_elasticities(prediction)}")
     parts += [_bytes(prediction), _kernels(prediction), _memory(prediction)]
     parts += _notes(prediction.changes, prediction.assumptions)
     return "\n\n".join(parts)
@@ -104,6 +105,20 @@ def _summary(prediction: Prediction) -> str:
     )
 
 
+def _trust(prediction: Prediction) -> str:
+    trust = prediction.trust
+    if trust.median_error is None or trust.p90_error is None:
+        return f"trust: {trust.status}"
+    text = (
+        f"trust: {trust.status}, {count_text(trust.n)} like cases: median error "
+        f"{percent_text(trust.median_error)}, nine of ten within {percent_text(trust.p90_error)}"
+    )
+    if trust.band_ms is None:
+        return text
+    low, high = (time_text(ms / 1e3) for ms in trust.band_ms)
+    return f"{text}: {low} to {high}"
+
+
 def _rate(prediction: Prediction) -> str:
     rate = prediction.tflops_per_s
     return "" if rate is None else f"{rate:.4g} TFLOP/s   "
@@ -120,6 +135,13 @@ def _stalls(prediction: Prediction) -> str:
         names = ", ".join(cause for cause, s in ordered if s / total_s < SMALL_SHARE)
         rows.append((f"each under 0.5 %: {names}", time_text(rest), percent_text(rest / total_s)))
     return table(("a block slot's time goes to", "time", "share"), rows)
+
+
+def _elasticities(prediction: Prediction) -> str:
+    """The resources that would change the time most."""
+    most = list(prediction.elasticities.items())[:SHOWN_ELASTICITIES]
+    named = ", ".join(f"{resource} {value:+.2f}" for resource, value in most)
+    return f"elasticities, % of time per % of a resource: {named}"
 
 
 def _level_name(level: str) -> str:

@@ -54,7 +54,7 @@ class Comparison:
         return {
             "predictions": [
                 {
-                    **row.prediction.to_dict(),
+                    **row.prediction.to_dict(sensitivity=False),
                     "numerical_error": row.accuracy.to_dict(),
                     "ratios": {
                         "speedup": row.speedup,

@@ -15,6 +15,7 @@ from fasim.schedules.record import cached_record
 from fasim.schedules.residency import block_use, residency
 from fasim.simulator.simulate import SimulatedKernel, Simulation, simulate
 from fasim.verbs.prediction import KernelPrediction, Prediction
+from fasim.verbs.trust import trust
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu, Profile
@@ -101,6 +102,7 @@ def _predict(
     if fits:
         simulation = simulate(planned, exact, gpu, scenario, repeat=repeat, timeline=timeline)
     kernels = _kernels(planned, exact, gpu, simulation)
+    time_s = None if simulation is None else simulation.time_s
     return Prediction(
         gpu=profile.resolved_name,
         gpu_title=gpu.title,
@@ -117,11 +119,14 @@ def _predict(
         kernels=kernels,
         assumptions=(*profile.notes, *planned.assumptions, *_assumptions(kernels, simulation)),
         changes=tuple(profile.changes.lines()) if profile.changes else (),
-        time_s=None if simulation is None else simulation.time_s,
+        time_s=time_s,
         roofline_s=None if simulation is None else simulation.roofline_s,
         stalls_s={} if simulation is None else simulation.stalls_s,
         hardware=gpu,
         simulation=simulation,
+        trust=trust(problem, profile, planned.implementation, time_s),
+        plan=planned,
+        exact=exact,
     )
 
 

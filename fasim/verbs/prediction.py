@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fasim.problem import Attention, ProblemError, Scenario
 from fasim.readings.footprint import Footprint
-from fasim.readings.traffic import Access, Flops, Level, total
+from fasim.readings.traffic import Access, Flops, Level, Traffic, total
 from fasim.simulator.simulate import Simulation
+from fasim.verbs.elasticities import elasticities
+from fasim.verbs.trust import Trust
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
+    from fasim.schedules.plan import Plan
 
 LEVELS = ("compulsory", "global", "l2", "dram")
 MODELLED = ("l2", "dram")  # these come from simulation; the others are exact
@@ -62,6 +66,8 @@ class Prediction:
         changes: what overrides of the GPU moved and what they left alone, in lines.
         hardware, simulation: the GPU as it was read and the simulated chain: with them a
             prediction is opened at block or warp level.
+        trust: what stands behind `time_s`: how wrong like cases were.
+        plan, exact: the chain of kernels as planned, and its exact traffic.
     """
 
     gpu: str
@@ -84,6 +90,19 @@ class Prediction:
     stalls_s: Mapping[str, float] = field(default_factory=dict)
     hardware: Gpu | None = field(default=None, repr=False, compare=False)
     simulation: Simulation | None = field(default=None, repr=False, compare=False)
+    trust: Trust = field(default=Trust("unvalidated"), compare=False)
+    plan: Plan | None = field(default=None, repr=False, compare=False)
+    exact: Traffic | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def elasticities(self) -> dict[str, float]:
+        """Per cent of time per per cent of each resource; none without a time.
+
+        Worked out when first asked for: one more simulation for each resource.
+        """
+        if self.time_s is None or not (self.plan and self.exact and self.hardware):
+            return {}
+        return elasticities(self.plan, self.exact, self.hardware, self.scenario, self.time_s)
 
     @property
     def name(self) -> str:
@@ -124,8 +143,12 @@ class Prediction:
             return None
         return max(self.stalls_s, key=lambda cause: self.stalls_s[cause])
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form: strict (null, never NaN), milliseconds and bytes."""
+    def to_dict(self, *, sensitivity: bool = True) -> dict[str, Any]:
+        """The JSON form: strict (null, never NaN), milliseconds and bytes.
+
+        Args:
+            sensitivity: with the elasticities, which take a simulation each.
+        """
         return {
             "gpu": self.gpu,
             "gpu_title": self.gpu_title,
@@ -140,6 +163,8 @@ class Prediction:
             "tflops_per_s": self.tflops_per_s,
             "bound": self.bound,
             "stalls": _milliseconds(self.stalls_s),
+            "trust": self.trust.to_dict(),
+            **({"elasticities": self.elasticities} if sensitivity else {}),
             "flops": asdict(self.flops),
             "traffic": _levels(self.traffic),
             "memory": {
