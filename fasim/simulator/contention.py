@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fasim.readings.traffic import Level, total
+from fasim.simulator.mechanisms import is_on
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
@@ -37,6 +38,8 @@ def soft_maximum(execution: float, memory: float) -> float:
 
     At equal times a quarter is lost; at three to one, one part in a hundred.
     """
+    if not is_on("contention"):
+        return max(execution, memory)
     return float((execution**3 + memory**3) ** (1 / 3))
 
 
@@ -54,5 +57,5 @@ def exposed_burst(burst: float, compute: float, arrive: float) -> float:
     loop = max(compute, arrive)
     if burst <= 0 or loop <= 0:
         return burst
-    hidden = burst * min(1.0, burst / loop)
+    hidden = burst * min(1.0, burst / loop) if is_on("write-bursts") else 0.0
     return max(hidden, burst + arrive - loop)  # DRAM does not carry more than it can

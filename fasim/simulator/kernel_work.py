@@ -15,6 +15,7 @@ from fasim.simulator.contention import dram_bandwidth_bytes_per_s, mean_wave_blo
 from fasim.simulator.issue_order import longest_first
 from fasim.simulator.loop_rates import loop_rate, stream_rate, stream_rates
 from fasim.simulator.lowering import LoopStream, lower, main_loop
+from fasim.simulator.mechanisms import is_on
 from fasim.simulator.memory import MemoryTraffic, Residency
 from fasim.simulator.phases import Phases, phase_bytes
 from fasim.simulator.sm_engine import Rate
@@ -88,7 +89,7 @@ class _Builder:
         rates = stream_rates(stream.plain, self.blocks_per_sm, gpu)
         full = rates[residents - 1]
         masked_cost = 1.0
-        if kernel.problem.masked:
+        if kernel.problem.masked and is_on("mask"):
             masked_cost = stream_rate(stream.masked, residents, gpu).cycles / full.cycles
         busy = dict(full.utilisation)
         if kernel.mapping.matrix_unit == "mma.sync":
@@ -119,6 +120,8 @@ class _Builder:
         clock_hz = self._clock_hz({})
         ticks_per_cycle = TICKS_PER_SECOND / clock_hz
         cycles = block_cycles(self.record, self.gpu)
+        if not is_on("streaming-issue"):
+            cycles = replace(cycles, cycles=1.0)
         blocks = self.record.kernel.blocks
         dram_bytes = -(-total(self.memory.dram).total_bytes // blocks)
         # Ticks of an SM for one block: to issue, through the port to L2, at DRAM.

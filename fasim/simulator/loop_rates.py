@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from fasim.simulator.mechanisms import is_on
 from fasim.simulator.sm_engine import Rate, steady_rate
 from fasim.simulator.stream import Stream
 from fasim.simulator.work import Charges, LoopRate
@@ -19,7 +21,8 @@ SIMULATED_RESIDENTS = 3
 
 def stream_rate(block: tuple[Stream, ...], residents: int, gpu: Gpu) -> Rate:
     """T(residents) of a block's streams on an SM of `gpu`."""
-    return steady_rate(block, residents, barrier_cycles=gpu.sm.barrier_cycles)
+    rate = steady_rate(block, residents, barrier_cycles=gpu.sm.barrier_cycles)
+    return rate if is_on("issue-order") else _widest_pipe(rate)
 
 
 def stream_rates(block: tuple[Stream, ...], blocks_per_sm: int, gpu: Gpu) -> tuple[Rate, ...]:
@@ -55,6 +58,18 @@ def loop_rate(periods: Iterable[Mapping[str, float]]) -> LoopRate:
             )
         )
     return LoopRate(tuple(ticks), tuple(charges))
+
+
+def _widest_pipe(rate: Rate) -> Rate:
+    """The rate if every pipe overlapped every other: that of the busiest."""
+    pipe = max(rate.utilisation, key=lambda name: rate.utilisation[name])
+    share = rate.utilisation[pipe]
+    return replace(
+        rate,
+        cycles=rate.cycles * share,
+        charges={pipe: rate.cycles * share},
+        utilisation={name: busy / share for name, busy in rate.utilisation.items()},
+    )
 
 
 def _in_proportion(rate: Rate, factor: float) -> Rate:

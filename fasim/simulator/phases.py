@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fasim.schedules.language import ELEMENT_BYTES
 from fasim.schedules.record import Op, Record
 from fasim.simulator.contention import exposed_burst, soft_maximum
+from fasim.simulator.mechanisms import is_on
 from fasim.simulator.memory import MemoryTraffic, Residency
 from fasim.simulator.trips import loop_visit
 from fasim.simulator.work import TICKS_PER_SECOND, Charges
@@ -102,7 +103,7 @@ class Phases:
         stores = [op for op in self.record.once() if op.kind == "store" and not op.path]
         stored = sum(_bytes(op) for op in stores)
         port = stored / self.gpu.l2.write_bytes_per_clock_per_sm * self.ticks_per_cycle
-        port *= self.exposed
+        port *= self.exposed if is_on("phases") else 0.0
         contended = soft_maximum(compute, arrive) - max(compute, arrive)
         written = phase_bytes(self.record, self.memory).epilogue
         burst = written * self.wave_ticks_per_byte
@@ -145,6 +146,8 @@ class Phases:
         return cycles
 
     def _ticks(self, *cycles: tuple[str, float]) -> Charges:
+        if not is_on("phases"):
+            return ()
         ticks = self.ticks_per_cycle * self.exposed
         return tuple((cause, round(c * ticks)) for cause, c in cycles if c > 0)
 

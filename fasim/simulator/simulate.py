@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fasim.problem import Scenario
@@ -13,6 +13,7 @@ from fasim.schedules.residency import BlockUse, block_use, residency
 from fasim.schedules.residency import Residency as Occupancy
 from fasim.simulator.gpu_simulation import simulate as simulate_kernel
 from fasim.simulator.kernel_work import LoweredKernel, kernel_work
+from fasim.simulator.mechanisms import idealised, is_on
 from fasim.simulator.memory import (
     MemoryTraffic,
     Residency,
@@ -85,6 +86,7 @@ def simulate(
         repeat: let repeated waves stand for those like them; off, every block is simulated.
         timeline: keep the spans of the simulated blocks.
     """
+    gpu = idealised(gpu)
     resident = _at_start(traffic, gpu, scenario)
     kernels = []
     for kernel, exact in zip(plan.kernels, traffic.kernels, strict=True):
@@ -101,12 +103,20 @@ def simulate(
                 occupancy,
                 memory,
                 lowered,
-                simulate_kernel(lowered.work, repeat=repeat, timeline=timeline),
+                _result(simulate_kernel(lowered.work, repeat=repeat, timeline=timeline)),
                 roofline_s(record, exact, memory, gpu),
             )
         )
         resident = residency_after(record, exact, gpu, slots, resident)
     return Simulation(tuple(kernels))
+
+
+def _result(result: KernelResult) -> KernelResult:
+    """The result; without its waves, the slots that stand empty at the tail are not counted."""
+    if is_on("waves"):
+        return result
+    busy = {cause: ticks for cause, ticks in result.slot_ticks.items() if cause != "tail"}
+    return replace(result, ticks=round(sum(busy.values()) / result.slots), slot_ticks=busy)
 
 
 def _at_start(traffic: Traffic, gpu: Gpu, scenario: Scenario) -> Residency:

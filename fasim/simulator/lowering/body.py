@@ -10,6 +10,7 @@ from fasim.schedules.language import ELEMENT_BYTES
 from fasim.schedules.record import Op, Record
 from fasim.schedules.residency import staged_operands
 from fasim.simulator.lowering.instructions import REDUCTIONS, Arithmetic, instruction_cost
+from fasim.simulator.mechanisms import is_on
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
@@ -146,6 +147,8 @@ class LoopBody:
 
     def warps_across(self, op: Op) -> int:
         """Warps that share a row of a value: those of the product it was made from, in place."""
+        if not is_on("exchange"):
+            return 1
         while op.kind != "matmul":
             like = [source for source in self.sources(op) if source.shape == op.shape]
             if not like:
