@@ -107,7 +107,8 @@ def kernels(
 ) -> tuple[Kernel, ...]:
     """The chain: one kernel, and a combining one where the keys are split.
 
-    x runs over row tiles, then splits, then heads, then batch.
+    x runs over row tiles, then splits, then heads, then batch; without splits, over batch before
+    heads.
 
     Args:
         combine_rows: rows of one head that a block of the combining kernel takes.
@@ -133,7 +134,7 @@ def kernels(
         name="split_kv" if splits else "decode",
         program=attend(splits=splits, paged=bool(tiling.page_size)),
         problem=problem,
-        grid=("q", "split", head, "batch"),
+        grid=("q", "split", head, "batch") if splits else ("q", "batch", head),
         lengths=lengths,
         tiles={"q": tiling.tile_m, "k": tiling.tile_n, "d": max(head_dim, problem.head_dim)},
         tensors=(Tensor("Q", query, dtype), *cache, *table, *(partials if splits else outputs)),

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from fasim.readings.traffic import ACCESSES, Access, KernelTraffic, Level
 from fasim.schedules.language import Tensor
-from fasim.schedules.record import Op, Record
+from fasim.schedules.record import Record
+from fasim.simulator.sharing import Sharing, sharing
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
@@ -78,7 +79,13 @@ def memory_traffic(
     l2: Level = {}
     dram: Level = {}
     resident_bytes = 0.0
-    touched = sum(_bytes_between(record, tensor, slots) for tensor in kernel.tensors)
+    shared = {tensor.name: sharing(record, tensor) for tensor in kernel.tensors}
+
+    def misses(blocks: float) -> float:
+        """Share that misses of what comes again after so many blocks."""
+        return miss_share(sum(each.touched_bytes(blocks) for each in shared.values()), capacity)
+
+    displaced = misses(slots)
     outputs = sum(access.write_bytes for access in exact.compulsory.values())
     for name, access in exact.global_.items():
         tensor = kernel.tensor(name)
@@ -94,19 +101,22 @@ def memory_traffic(
         read = float(compulsory.read_bytes)
         resident_bytes += read * resident.of(name)
         read *= 1 - resident.of(name)
-        # What comes again, a sweep at a time, misses as the set between two sweeps overflows.
-        sweeps = _sweeps(record, tensor, access.read_bytes, slots)
-        fresh = 1 if compulsory.read_bytes else 0  # what it wrote itself comes again each sweep
-        read += min(distinct, access.read_bytes) * (sweeps - fresh) * miss_share(touched, capacity)
+        far_misses = misses(max(slots, shared[name].distance))
+        sweeps, again = _comes_again(
+            shared[name], access.read_bytes / distinct, slots, displaced, far_misses
+        )
+        if not compulsory.read_bytes and sweeps:  # what it wrote itself comes again each sweep
+            again += displaced
+        read += min(distinct, access.read_bytes) * again
         # Dirty lines are written back as what the kernel writes overflows the cache.
         written = access.write_bytes * miss_share(outputs, capacity)
         if access.reduce_bytes:
             # L2 adds: a line that is not there is fetched, and written back when displaced.
-            sweeps = _sweeps(record, tensor, access.reduce_bytes, slots)
-            displaced = miss_share(touched, capacity)
-            fetched = 1 - resident.of(name) + (sweeps - 1) * displaced
-            read += compulsory.reduce_bytes * fetched
-            written += compulsory.reduce_bytes * sweeps * displaced
+            sweeps, again = _comes_again(
+                shared[name], access.reduce_bytes / distinct, slots, displaced, far_misses
+            )
+            read += compulsory.reduce_bytes * (1 - resident.of(name) + again)
+            written += compulsory.reduce_bytes * (again + displaced)
         dram[name] = Access(round(read), round(written), 0)
     return MemoryTraffic(l2, dram, round(resident_bytes))
 
@@ -123,57 +133,25 @@ def _sector_factor(record: Record, tensor: Tensor, gpu: Gpu) -> float:
     return -(-row_bytes // sector) * sector / row_bytes
 
 
-def _accesses(record: Record, name: str) -> list[Op]:
-    return [op for op in record.once() if op.name == name and op.kind in ACCESSES]
+def _comes_again(
+    shared: Sharing, accessed_bytes: float, slots: int, near_misses: float, far_misses: float
+) -> tuple[float, float]:
+    """How often a tensor is swept, and how often it has to be fetched for that again.
 
+    Blocks that run at the same time read the same tiles in step, and are one sweep. Those that
+    share a part but are issued far apart are a sweep each.
 
-def _block_bytes(record: Record, tensor: Tensor) -> float:
-    """Distinct bytes of a tensor that one block touches."""
-    kernel = record.kernel
-    share = float(tensor.bytes(kernel.lengths))
-    for axis in kernel.grid:
-        if axis in tensor.axes or (axis == "head" and "kv_head" in tensor.axes):
-            # Through its head a block keeps to one of kv_heads, or of query heads by group.
-            named = "head" if "group" in tensor.axes else "kv_head"
-            count = kernel.lengths[named] if axis not in tensor.axes else kernel.tile_count(axis)
-            if _bound_by_grid(record, tensor, axis):
-                share /= count
-    return share
-
-
-def _bound_by_grid(record: Record, tensor: Tensor, axis: str) -> bool:
-    """Whether a block keeps to its own tile of an axis, rather than loop over all of it."""
-    if axis in ("batch", "head", "kv_head"):
-        return True
-    return any(
-        axis in op.rows and op.rows[axis].owner == "own" for op in _accesses(record, tensor.name)
-    )
-
-
-def _bytes_between(record: Record, tensor: Tensor, slots: int) -> float:
-    """Bytes of a tensor that the blocks running at one time touch."""
-    kernel = record.kernel
-    distinct = tensor.bytes(kernel.lengths)
-    one = _block_bytes(record, tensor)
-    groups = max(1.0, distinct / one)  # sets of blocks that touch the same part
-    sharing = kernel.blocks / groups
-    return one * min(groups, max(1.0, slots / sharing))
-
-
-def _sweeps(record: Record, tensor: Tensor, read_bytes: int, slots: int) -> float:
-    """How often the blocks that share a part of a tensor pass over it, one wave after another.
-
-    Blocks that run at the same time read the same tiles in step, and are one sweep.
+    Args:
+        accessed_bytes: of the tensor, by all blocks, over its own size.
+        near_misses, far_misses: share that misses when the next wave, and when the next of those
+            far apart, comes by.
     """
-    if not read_bytes:
-        return 0.0
-    kernel = record.kernel
-    distinct = tensor.bytes(kernel.lengths)
-    one = _block_bytes(record, tensor)
-    sharing = kernel.blocks / max(1.0, distinct / one)
-    waves = max(1.0, sharing / slots)
-    executions = read_bytes / distinct / sharing  # passes of one block over its part
-    return max(1.0, waves * max(1.0, executions))
+    if not accessed_bytes:
+        return 0.0, 0.0
+    passes = max(1.0, accessed_bytes / shared.blocks)  # of one block over its part
+    near = max(1.0, shared.near / slots) * passes
+    far = shared.far / shared.together(slots)
+    return near * far, far * (near - 1) * near_misses + (far - 1) * far_misses
 
 
 def residency_after(

@@ -53,11 +53,21 @@ def test_a_mechanism_costs_time_where_it_acts_and_comes_back(name):
     assert time_s(name) == whole
 
 
-def test_switches_add_up_and_are_undone_when_something_fails():
-    with pytest.raises(RuntimeError), without(["power"]), without(["launch"]):
+def fails_without(*names):
+    with without(names):
+        assert not any(is_on(name) for name in names)
+        raise RuntimeError
+
+
+def test_switches_add_up():
+    with without(["power"]), without(["launch"]):
         assert not is_on("power")
         assert not is_on("launch")
-        raise RuntimeError
+
+
+def test_switches_are_undone_when_something_fails():
+    with pytest.raises(RuntimeError):
+        fails_without("power", "launch")
     assert is_on("power")
     assert is_on("launch")
 
