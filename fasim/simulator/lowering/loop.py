@@ -110,6 +110,7 @@ def _items(body: LoopBody, turn: Turn | None) -> tuple[tuple[Item, ...], int]:
             copies.store(op)
         elif op.kind == "reduce":
             staging.reduce(op)
+            copies.refill(position)
         elif op.kind == "load" and not (is_rare(op) or body.is_buffered(op) or body.is_table(op)):
             copies.load(op)
         if turn and position == ends:
