@@ -13,7 +13,9 @@ from fasim.schedules.mapping import Mapping
 from fasim.schedules.plan import Refused, Tile
 
 SOURCE = "Dao-AILab/flash-attention at 0251105a, hopper/flash_bwd_launch_template.h"
-SECTION_BYTES = 40 * 2**20  # Q, dO and the sums of dQ of the heads that longest-first keeps together
+SECTION_BYTES = (
+    40 * 2**20
+)  # Q, dO and the sums of dQ of the heads that longest-first keeps together
 WGMMA_COLUMNS = 8  # the columns of wgmma's result come in eights
 STAGES = 2
 WIDE = 128  # wider heads leave room for one buffer of dO, and of dS

@@ -117,6 +117,7 @@ def _items(body: LoopBody, turn: Turn | None) -> tuple[tuple[Item, ...], int]:
             emitter.append(turn.pass_on())
     elementwise.emit(pending)
     staging.store(pending)
+    products.drain()
     copies.arrive(len(body.ops))
     spilled = block_use(body.record).spilled_in_loop
     if spilled:  # out and in again, through L1, which shares its data path with shared memory

@@ -156,9 +156,19 @@ class Products:
             for before, now in self.body.carried.items():
                 if now is op:
                     self.emitter.made(before, [product])
-        elif op.index == self.last and not self.body.used(op):
+        elif op.index == self.last and not (self.body.used(op) or self.body.is_beside(op)):
             # A GEMM's accumulator: one step stays in flight while the next is issued.
             self.emitter.append(Item("wait", 1, 0, needs=((product, 1),), name="wgmma wait"))
+
+    def drain(self) -> None:
+        """Ends an iteration: waits for products that ran beside it and that nothing here takes.
+
+        Their operands' buffers are given back then, and registers written again.
+        """
+        for op in self.body.ops:
+            if self.body.is_beside(op) and not self.body.used(op):
+                needs = tuple((item, 0) for item in self.emitter.after((op.index,)))
+                self.emitter.append(Item("wait", 1, 0, needs=needs, name="wgmma wait"))
 
     def _queue(self, op: Op, count: int, each: float) -> list[int]:
         """The wgmmas of one product: the first waits for its operands, each for the queue.

@@ -52,9 +52,7 @@ class Staging:
         stays = self.body.mapping.register_operand(product.name)
         left, right = self.body.sources(product)[:2]
         stored = [
-            op
-            for side, op in enumerate((left, right))
-            if side != stays and self.body.is_staged(op)
+            op for side, op in enumerate((left, right)) if side != stays and self.body.is_staged(op)
         ]
         if stored == [left] and self._is_own(left, product):
             return
