@@ -38,10 +38,8 @@ def phase_bytes(record: Record, memory: MemoryTraffic) -> PhaseBytes:
     for name, access in memory.dram.items():
         uses = [op for op in record.once() if op.name == name]
         ops = [op for op in uses if op.path]
-        if (
-            uses and not ops and all(op.kind == "reduce" for op in uses)
-        ):  # L2 fetches what it adds to
-            totals["epilogue"] += access.total_bytes
+        if uses and all(op.kind == "reduce" and not op.path for op in uses):
+            totals["epilogue"] += access.total_bytes  # L2 fetches what it adds to
             continue
         loaded_in_loop = any(op.kind in ("load", "reduce") for op in ops)
         stored_in_loop = any(op.kind in ("store", "reduce") for op in ops)

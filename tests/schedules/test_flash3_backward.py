@@ -65,6 +65,8 @@ def test_a_window_takes_the_masked_tile() -> None:
     kernel = main_kernel(problem_of(128, window=(512, 0)))
     assert (kernel.tiles["q"], kernel.tiles["k"]) == (64, 128)
     assert kernel.mapping.block_order == "grid"
+    both = main_kernel(problem_of(128, causal=True, window=(512, 0)))
+    assert both.mapping.block_order == "grid"
 
 
 @pytest.mark.parametrize("head_dim", [64, 96, 128, 192, 256])

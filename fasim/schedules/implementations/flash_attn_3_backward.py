@@ -13,9 +13,8 @@ from fasim.schedules.mapping import Mapping
 from fasim.schedules.plan import Refused, Tile
 
 SOURCE = "Dao-AILab/flash-attention at 0251105a, hopper/flash_bwd_launch_template.h"
-SECTION_BYTES = (
-    40 * 2**20
-)  # Q, dO and the sums of dQ of the heads that longest-first keeps together
+# Q, dO and the sums of dQ of the heads that the longest-first order keeps together.
+SECTION_BYTES = 40 * 2**20
 WGMMA_COLUMNS = 8  # the columns of wgmma's result come in eights
 STAGES = 2
 WIDE = 128  # wider heads leave room for one buffer of dO, and of dS
@@ -88,6 +87,7 @@ def mapping(
     held = ("dP",) if head_dim == V_IN_REGISTERS else ()
     at_launch, computing = REGISTERS[groups]
     one_buffer = head_dim > WIDE
+    longest_first = problem.causal and problem.window is None
     return Mapping(
         warps=warps,
         matrix_unit="wgmma",
@@ -111,8 +111,8 @@ def mapping(
         warp_grids=tuple((name, grid) for name, (_, grid) in layouts.items()),
         registers_per_thread=at_launch,
         computing_registers=computing,
-        block_order="longest-first" if problem.causal else "grid",
-        section_bytes=SECTION_BYTES if problem.causal else 0,
+        block_order="longest-first" if longest_first else "grid",
+        section_bytes=SECTION_BYTES if longest_first else 0,
         source=SOURCE,
     )
 
