@@ -7,10 +7,12 @@ rounding of dQ from one after.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fasim.problem import Attention
 from fasim.schedules.chain import KEY, QUERY, ROWS, axes_of
-from fasim.schedules.gradients import STREAMING, group_sums, key_gradients
-from fasim.schedules.language import LOG2_E, Block, Kernel, Tensor
+from fasim.schedules.gradients import STREAMING, convert_kernel, group_sums, key_gradients
+from fasim.schedules.language import LOG2_E, Block, Kernel, Rows, Tensor, Tile
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.tiling import Tiling
 
@@ -25,31 +27,43 @@ def preprocess(block: Block, _: Attention) -> None:
 
 def flash2_backward(block: Block, problem: Attention) -> None:
     """read Q, K, V, dO, LSE, delta; add to dQ_accum; write dK, dV."""
-    scale_log2 = problem.scale * LOG2_E
     dk, dv = key_gradients(problem)
-    n_rows, d = block.rows("k"), block.all("d")
+    n_rows = block.rows("k")
+    acc_dk, acc_dv = walk_queries(block, problem, n_rows, "LSE", log2_of)
+    block.store(dk.name, (acc_dk * problem.scale).to(problem.dtype), n_rows)
+    block.store(dv.name, acc_dv.to(problem.dtype), n_rows)
+
+
+def log2_of(lse: Tile) -> Tile:
+    """LSE to the base 2; 0 for a row that sees nothing."""
+    return lse.finite() * LOG2_E
+
+
+def walk_queries(
+    block: Block, problem: Attention, n_rows: Rows, lse_name: str, to_log2: Callable[[Tile], Tile]
+) -> tuple[Tile, Tile]:
+    """The loop over Q: adds to dQ_accum, and gives a key tile's dK / scale and dV in FP32.
+
+    Args:
+        lse_name: the tensor that P is recomputed from.
+        to_log2: what makes logarithms to the base 2 of it.
+    """
+    scale_log2 = problem.scale * LOG2_E
+    d = block.all("d")
     k, v = block.load("K", n_rows), block.load("V", n_rows)
     acc_dk, acc_dv = block.full(0.0, n_rows, d), block.full(0.0, n_rows, d)
     for m_rows in block.loop("q", seen_from=n_rows):
         q, do = block.load("Q", m_rows), block.load("dO", m_rows)
-        lse, delta = block.load("LSE", m_rows), block.load("delta", m_rows)
+        lse, delta = block.load(lse_name, m_rows), block.load("delta", m_rows)
         s = block.mask(block.matmul(q, k.T, name="S"))
-        p = (s * scale_log2 - lse.finite() * LOG2_E).exp2()
+        p = (s * scale_log2 - to_log2(lse)).exp2()
         p_operand = block.dropout(p).to(problem.dtype)
         dp = block.dropout(block.matmul(do, v.T, name="dP"))
         ds = (p * (dp - delta)).to(problem.dtype)
         acc_dv = block.matmul(p_operand.T, do, acc=acc_dv, name="dV")
         block.reduce("dQ_accum", block.matmul(ds, k, name="dQ"), m_rows)
         acc_dk = block.matmul(ds.T, q, acc=acc_dk, name="dK")
-    block.store(dk.name, (acc_dk * problem.scale).to(problem.dtype), n_rows)
-    block.store(dv.name, acc_dv.to(problem.dtype), n_rows)
-
-
-def convert_dq(block: Block, problem: Attention) -> None:
-    """read dQ_accum; write dQ, scaled and rounded."""
-    m_rows = block.rows("q")
-    dq = block.load("dQ_accum", m_rows) * problem.scale
-    block.store("dQ", dq.to(problem.dtype), m_rows)
+    return acc_dk, acc_dv
 
 
 def kernels(
@@ -96,8 +110,5 @@ def kernels(
         (o, do, delta, dq_accum),
         STREAMING,
     )
-    dq = Tensor("dQ", QUERY, dtype)
-    after = Kernel(
-        "convert_dq", convert_dq, problem, grid, lengths, by_rows, (dq_accum, dq), STREAMING
-    )
+    after = convert_kernel(problem, "dQ", tiling.tile_m, grid, problem.scale)
     return (before, main, *group_sums(problem), after)

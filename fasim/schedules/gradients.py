@@ -1,4 +1,4 @@
-"""What the backward chains share: delta, and dK and dV summed over the heads of a group."""
+"""What the backward chains share: delta, group sums of dK and dV, the rounding of FP32 sums."""
 
 from __future__ import annotations
 
@@ -32,6 +32,34 @@ def delta_kernel(problem: Attention, rows_per_block: int) -> Kernel:
             Tensor("dO", QUERY, problem.dtype),
             Tensor("delta", ROWS, "fp32"),
         ),
+        mapping=STREAMING,
+    )
+
+
+def convert_kernel(
+    problem: Attention, name: str, rows_per_block: int, grid: tuple[str, ...], factor: float = 1.0
+) -> Kernel:
+    """read dQ_accum (of dK or dV likewise); write dQ, scaled and rounded.
+
+    Args:
+        factor: what the sum is scaled by.
+        grid: blocks' axes, the rows' first.
+    """
+    source, axes = f"{name}_accum", QUERY if name == "dQ" else KEY
+
+    def convert(block: Block, problem: Attention) -> None:
+        rows = block.rows(grid[0])
+        total = block.load(source, rows) * factor
+        block.store(name, total.to(problem.dtype), rows)
+
+    return Kernel(
+        name=f"convert_{name.lower()}",
+        program=convert,
+        problem=problem,
+        grid=grid,
+        lengths=axes_of(problem),
+        tiles={grid[0]: rows_per_block},
+        tensors=(Tensor(source, axes, "fp32"), Tensor(name, axes, problem.dtype)),
         mapping=STREAMING,
     )
 

@@ -29,8 +29,17 @@ class Mapping:
             softmax in between runs beside them (FlashAttention-3, intra-warpgroup overlap).
         ping_pong: warpgroups take turns at the tensor cores, so that one's softmax runs beside
             the other's products.
+        beside: (matmul, the one right behind which it is issued): what the program does in
+            between runs beside it (FlashAttention-3's backward: dP behind S, dK behind dQ).
         operands_in_registers: matmuls that take their left operand from registers, where it
-            was computed (P in PV); one not named passes through shared memory.
+            was computed (P in PV), a transposed one its right; one not named passes through
+            shared memory.
+        transposed_matmuls: matmuls computed as their transpose, as wgmma takes 64 rows of the
+            result at a time and any multiple of eight columns.
+        operand_buffers: (matmul, shared-memory buffers of the computed tile it takes from
+            there); one if not named.
+        bulk_reduced: tensors that tiles are added to by TMA, from a buffer of their own in
+            shared memory; to others every thread adds its values.
         transposed: tensors whose tiles are transposed in shared memory, into as many buffers
             more (wgmma reads one-byte operands along the contracted side only).
         staged_in: (stored tensor, loaded tensor in whose buffers its tile leaves by TMA).
@@ -47,7 +56,8 @@ class Mapping:
         persistent: blocks stay and take tile after tile, whose start and end overlap.
         block_order: `grid` (blockIdx order), or `longest-first`: in sections of heads, all of a
             section's heaviest causal blocks, then the next lighter.
-        section_bytes: K and V that the heads of such a section fill at most.
+        section_bytes: what the heads of such a section fill at most, of the matrices that
+            their blocks walk: K and V forward.
         fast_math: compiled with it: exp2 flushes denormals, and a product whose only use is an
             addition becomes one instruction with it.
         extra_launches: launches beside the kernel that move next to nothing (a counter zeroed).
@@ -62,7 +72,11 @@ class Mapping:
     wait_before: tuple[tuple[str, str], ...] = ()
     delayed: tuple[str, ...] = ()
     ping_pong: bool = False
+    beside: tuple[tuple[str, str], ...] = ()
     operands_in_registers: tuple[str, ...] = ()
+    transposed_matmuls: tuple[str, ...] = ()
+    operand_buffers: tuple[tuple[str, int], ...] = ()
+    bulk_reduced: tuple[str, ...] = ()
     transposed: tuple[str, ...] = ()
     staged_in: tuple[tuple[str, str], ...] = ()
     multicast: tuple[tuple[str, int], ...] = ()
@@ -98,9 +112,23 @@ class Mapping:
         down, across = self.grid_of(matmul)
         return max(min(16, shape[0]), shape[0] // down), max(1, shape[1] // across)
 
-    def in_registers(self, matmul: str) -> bool:
-        """Whether a matmul takes its left operand from the registers it was computed in."""
-        return matmul in self.operands_in_registers
+    def over_rows(self, matmul: str = "") -> bool:
+        """Whether each warp has rows of a matmul's tile to itself, all columns of them."""
+        return self.grid_of(matmul)[1] == 1
+
+    def warpgroup_tile(self, shape: tuple[int, int], matmul: str) -> tuple[int, int]:
+        """Rows and columns of a tile that one warpgroup works on, as its wgmma takes them."""
+        down, across = self.grid_of(matmul)
+        rows, columns = shape
+        if matmul in self.transposed_matmuls:
+            rows, columns, down, across = columns, rows, across, down
+        return -(-rows // max(1, down // 4)), -(-columns // across)
+
+    def register_operand(self, matmul: str) -> int | None:
+        """Which operand a matmul takes from the registers it was computed in; None if neither."""
+        if matmul not in self.operands_in_registers:
+            return None
+        return 1 if matmul in self.transposed_matmuls else 0
 
     def buffer_count(self, tensor: str) -> int:
         """Shared-memory buffers of a tensor; 0 if it does not pass through shared memory."""

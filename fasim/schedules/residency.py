@@ -65,7 +65,9 @@ def block_use(record: Record) -> BlockUse:
     kernel, mapping = record.kernel, record.kernel.mapping
     shared = sum(_tensor_bytes(record, tensor) for tensor in kernel.tensors)
     shared += sum(
-        op.elements * DTYPE_BYTES[op.dtype] for op in staged_operands(record) if op.iteration == 0
+        buffers * record.ops[index].elements * DTYPE_BYTES[record.ops[index].dtype]
+        for index, buffers in _staged_buffers(record).items()
+        if record.ops[index].iteration == 0
     )
     besides, accumulators = _estimate_registers(record)
     registers = mapping.registers_per_thread or besides + accumulators
@@ -90,21 +92,29 @@ def staged_operands(record: Record) -> list[Op]:
     A left operand stays in registers where the mapping says so; any other lies spread over
     warps that do not need it, or transposed.
     """
-    staged: dict[int, Op] = {}
+    return [record.ops[index] for index in _staged_buffers(record)]
+
+
+def _staged_buffers(record: Record) -> dict[int, int]:
+    """The same by index, with the shared-memory buffers of each."""
+    staged: dict[int, int] = {}
+    mapping = record.kernel.mapping
     for product in record.ops:
         if product.kind != "matmul":
             continue
-        left, right = (record.ops[index] for index in product.inputs[:2])
-        stays = record.kernel.mapping.in_registers(product.name)
-        for operand in (right,) if stays else (left, right):
-            if operand.kind != "load":
-                staged[operand.index] = operand
-    return list(staged.values())
+        stays = mapping.register_operand(product.name)
+        for side, index in enumerate(product.inputs[:2]):
+            if side != stays and record.ops[index].kind != "load":
+                buffers = dict(mapping.operand_buffers).get(product.name, 1)
+                staged[index] = max(buffers, staged.get(index, 0))
+    return staged
 
 
 def _tensor_bytes(record: Record, tensor: Tensor) -> int:
-    """Shared memory of a loaded tensor's buffers, which a stored one's tile may share."""
+    """Shared memory of a tensor's buffers; a stored one's tile may share a loaded one's."""
     mapping = record.kernel.mapping
+    if tensor.name in mapping.bulk_reduced:
+        return _tile_bytes(record, "reduce", tensor)
     buffers = mapping.buffer_count(tensor.name)
     if not buffers:
         return 0
@@ -116,7 +126,7 @@ def _tensor_bytes(record: Record, tensor: Tensor) -> int:
 
 
 def _tile_bytes(record: Record, kind: str, tensor: Tensor) -> int:
-    """Bytes of the largest full tile of a tensor that a block loads or stores."""
+    """Bytes of the largest full tile of a tensor that a block loads, stores or adds to."""
     ops = (op for op in record.once() if op.kind == kind and op.name == tensor.name)
     return max((op.elements for op in ops), default=0) * tensor.element_bytes
 

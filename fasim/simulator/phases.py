@@ -37,7 +37,11 @@ def phase_bytes(record: Record, memory: MemoryTraffic) -> PhaseBytes:
     """DRAM bytes of an average block by phase: where the program touches each tensor."""
     totals = {"prologue": 0, "loop": 0, "epilogue": 0}
     for name, access in memory.dram.items():
-        ops = [op for op in record.once() if op.name == name and op.path]
+        uses = [op for op in record.once() if op.name == name]
+        ops = [op for op in uses if op.path]
+        if uses and all(op.kind == "reduce" and not op.path for op in uses):
+            totals["epilogue"] += access.total_bytes  # L2 fetches what it adds to
+            continue
         loaded_in_loop = any(op.kind in ("load", "reduce") for op in ops)
         stored_in_loop = any(op.kind in ("store", "reduce") for op in ops)
         totals["loop" if loaded_in_loop else "prologue"] += access.read_bytes
@@ -100,7 +104,8 @@ class Phases:
         Args:
             compute, arrive: ticks of the block's loop in the SM and at DRAM.
         """
-        stores = [op for op in self.record.once() if op.kind == "store" and not op.path]
+        leaving = ("store", "reduce")
+        stores = [op for op in self.record.once() if op.kind in leaving and not op.path]
         stored = sum(_bytes(op) for op in stores)
         port = stored / self.gpu.l2.write_bytes_per_clock_per_sm * self.ticks_per_cycle
         port *= self.exposed if is_on("phases") else 0.0

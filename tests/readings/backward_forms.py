@@ -5,7 +5,7 @@ As `closed_forms.py`: plain loops over tiles, and nothing from fasim.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tests.readings.closed_forms import ROW_BYTES, Bytes, Shape, ceil, tiles
 
@@ -119,6 +119,46 @@ def flash2_backward(
         main,
         *group_sums(shape),
         both_levels("convert_dq", after),
+    ]
+
+
+def flash3_backward(
+    shape: Shape, tile_m: int, tile_n: int, compiled_head_dim: int = 0
+) -> list[Counted]:
+    """FlashAttention-3's chain: LSE to the base 2 before, FP32 sums of dK and dV if heads share."""
+    shared = shape.heads != shape.kv_heads
+    before, main, *_, after = flash2_backward(shape, tile_m, tile_n, compiled_head_dim)
+    accum = shape.key // shape.element_bytes * 4
+    names = ("dK", "dV")
+
+    def with_lse_log2(moved: Bytes) -> Bytes:
+        kept = {name: both for name, both in moved.items() if name[:2] not in names}
+        outputs = {} if shared else dict.fromkeys(names, (0, shape.key))
+        return {**kept, **outputs, "LSE": (0, 0), "LSE_log2": moved["LSE"]}
+
+    # Every head of a group adds a whole tensor, whether its rows see the keys or not.
+    added = shape.all_heads * shape.k_len * shape.head_dim * 4
+    sums = [f"{name}_accum" for name in names] if shared else []
+    vectors = {"LSE": (shape.rows, 0), "LSE_log2": (0, shape.rows)}
+    return [
+        *(both_levels(f"zero_{name}", {name: (0, accum)}) for name in sums),
+        both_levels("preprocess", {**before.global_, **vectors}),
+        replace(
+            main,
+            kernel="flash3_backward",
+            compulsory=with_lse_log2(main.compulsory),
+            global_=with_lse_log2(main.global_),
+            compulsory_reduced={**main.compulsory_reduced, **dict.fromkeys(sums, accum)},
+            reduced={**main.reduced, **dict.fromkeys(sums, added)},
+        ),
+        after,
+        *(
+            both_levels(
+                f"convert_{name.lower()}",
+                {f"{name}_accum": (accum, 0), name: (0, shape.key)},
+            )
+            for name in (names if shared else ())
+        ),
     ]
 
 

@@ -87,6 +87,7 @@ def test_operands_in_registers_are_not_stored() -> None:
 
 
 BACKWARD = ["standard", "flash1", "flash2", "flash-attn-2", "pytorch", "triton"]
+HOPPER_ONLY = ["flash3", "flash-attn-3"]
 PROBLEMS = [
     Attention(2, 4, 1024, 1024, 64, direction="backward"),
     Attention(2, 4, 1024, 1024, 128, direction="both", causal=True),
@@ -95,9 +96,14 @@ PROBLEMS = [
 ]
 
 
-@pytest.mark.parametrize("name", BACKWARD)
+@pytest.mark.parametrize(
+    ("name", "gpu"),
+    [
+        *((name, gpu) for name in BACKWARD for gpu in ("a100", "h100")),
+        *((name, "h100") for name in HOPPER_ONLY),
+    ],
+)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: f"{p.seqlen_q}x{p.seqlen_k}")
-@pytest.mark.parametrize("gpu", ["a100", "h100"])
 def test_stalls_sum_to_a_time_above_the_roofline(name: str, problem: Attention, gpu: str) -> None:
     hardware = load(gpu).gpu
     named = {"schedule" if name in catalog.SCHEDULES else "implementation": name}
@@ -110,11 +116,12 @@ def test_stalls_sum_to_a_time_above_the_roofline(name: str, problem: Attention, 
             assert kernel.time_s >= kernel.roofline_s
 
 
-def test_skipping_repeated_waves_agrees() -> None:
-    gpu = load("a100").gpu
+@pytest.mark.parametrize(("name", "card"), [("flash2", "a100"), ("flash3", "h100")])
+def test_skipping_repeated_waves_agrees(name: str, card: str) -> None:
+    gpu = load(card).gpu
     for causal in (False, True):
         problem = Attention(4, 16, 2048, 2048, 128, causal=causal, direction="backward")
-        plan = catalog.plan(problem, gpu, "flash2")
+        plan = catalog.plan(problem, gpu, name)
         exact = traffic(plan.kernels)
         short = simulate(plan, exact, gpu, Scenario())
         full = simulate(plan, exact, gpu, Scenario(), repeat=False)

@@ -14,6 +14,17 @@ A100 = load("a100").gpu
 SHARE = A100.shared_memory.bytes_per_clock / A100.sm.schedulers
 
 
+def test_a_transposed_operand_is_contracted_along_its_rows():
+    """Triton's dK and dV: warps own keys, Pᵀ's rows, and sum over queries alone."""
+    problem = Attention(1, 1, 2048, 2048, 64, direction="backward")
+    kernel = next(
+        k for k in plan(problem, A100, None, "triton").kernels if k.name == "key_value_pass"
+    )
+    recorded = record(kernel)
+    stream = lower(recorded, A100, main_loop(recorded)).plain[0].items
+    assert not named(stream, "partial store")
+
+
 def items(direction="forward", **changes):
     """Of flash-attn-1's main kernel at 16 rows, head_dim 128 and 128 keys."""
     problem = Attention(1, 1, 2048, 2048, 128, direction=direction)

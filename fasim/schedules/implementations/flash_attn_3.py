@@ -1,5 +1,7 @@
 """The `flash-attn-3` package (hopper/ of flash-attention): its forward tiles and launch rules.
 
+Its backward tiles and mapping are in `flash_attn_3_backward.py`.
+
 Source: Dao-AILab/flash-attention at 0251105a: hopper/tile_size.h, flash_fwd_launch_template.h,
 tile_scheduler.hpp, mainloop_fwd_sm90_tma_gmma_ws.hpp.
 """
@@ -10,9 +12,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
-from fasim.schedules import flash3
+from fasim.schedules import flash3, flash3_backward
+from fasim.schedules.implementations import flash_attn_3_backward
+from fasim.schedules.language import Kernel
 from fasim.schedules.mapping import Mapping
-from fasim.schedules.plan import Entry, Options, Plan, Refused, Tile, check_forward, listed
+from fasim.schedules.plan import (
+    Entry,
+    Options,
+    Plan,
+    Refused,
+    Tile,
+    backward_tile,
+    chain_of,
+    check_dtype,
+    listed,
+)
 from fasim.schedules.tiling import Tiling
 
 if TYPE_CHECKING:
@@ -74,22 +88,34 @@ def mapping(problem: Attention, tile: Tile, head_dim: int, stages: int = STAGES)
 def _plan(problem: Attention, options: Options, implementation: str | None) -> Plan:
     compiled = kernel_head_dim(problem.head_dim)
     assert compiled is not None  # checked before
-    tile = options.tile or tile_of(
-        compiled, problem.dtype, problem.causal, problem.window is not None
-    )
-    fault = flash3.tile_fault(tile, options.warps)
-    if fault is not None:
-        raise Refused(implementation or "flash3", fault)
-    mapped = mapping(problem, tile, compiled, options.stages or STAGES)
-    kernels = flash3.kernels(problem, Tiling(*tile, descending=True), mapped, compiled)
-    assumptions = []
+    name = implementation or "flash3"
+    usual = tile_of(compiled, problem.dtype, problem.causal, problem.window is not None)
+    usual_back = flash_attn_3_backward.tile_of(compiled, problem.masked)
+    tile, back = options.tile or usual, options.tile or usual_back
+
+    def forward() -> tuple[Kernel, ...]:
+        fault = flash3.tile_fault(tile, options.warps)
+        if fault is not None:
+            raise Refused(name, fault)
+        mapped = mapping(problem, tile, compiled, options.stages or STAGES)
+        return flash3.kernels(problem, Tiling(*tile, descending=True), mapped, compiled)
+
+    def backward() -> tuple[Kernel, ...]:
+        mapped = flash_attn_3_backward.mapping(
+            name, problem, back, compiled, options.warps, options.stages or STAGES
+        )
+        return flash3_backward.kernels(problem, Tiling(*back), mapped, compiled)
+
+    kernels = chain_of(problem, forward, backward)
+    assumptions = list(backward_tile(problem, tile, back))
     if compiled != problem.head_dim:
         assumptions.append(
             f"head_dim {problem.head_dim} runs in the kernel compiled for {compiled}"
         )
     if problem.dtype == "fp8":
         assumptions.append("O of fp8 inputs is stored as bf16")
-    return Plan("flash3", implementation, kernels, tile, tuple(assumptions))
+    shown = back if problem.direction == "backward" else tile
+    return Plan("flash3", implementation, kernels, shown, tuple(assumptions))
 
 
 def _check(problem: Attention, gpu: Gpu) -> str | None:
@@ -100,14 +126,14 @@ def _check(problem: Attention, gpu: Gpu) -> str | None:
         return f"it takes {listed(DTYPES)}, not {problem.dtype}"
     if kernel_head_dim(problem.head_dim) is None:
         return f"it takes head_dim up to {HEAD_DIMS[-1]}, not {problem.head_dim}"
-    return check_forward(problem, gpu)
+    return check_dtype(problem, gpu)
 
 
 SCHEDULE = Entry(
     name="flash3",
     schedule="flash3",
     title="FlashAttention-3: FlashAttention-2 with softmax beside wgmma",
-    source="Shah et al. 2024",
+    source="Shah et al. 2024; backward as its package has it",
     needs="wgmma and tma (Hopper); fp16, bf16 or fp8, head_dim up to 256",
     build=lambda problem, _, options: _plan(problem, options, None),
     check=_check,

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 from typing import TYPE_CHECKING
 
-from fasim.hardware.gpu import WARP
+from fasim.hardware.gpu import LDMATRIX_BYTES, WARP
 from fasim.schedules.language import ELEMENT_BYTES
 from fasim.schedules.record import Op, Record
 from fasim.schedules.residency import staged_operands
-from fasim.simulator.lowering.instructions import REDUCTIONS, Arithmetic, instruction_cost
+from fasim.simulator.lowering.instructions import (
+    REDUCTIONS,
+    Arithmetic,
+    instruction_cost,
+    is_elementwise,
+)
 from fasim.simulator.mechanisms import is_on
 
 if TYPE_CHECKING:
@@ -21,8 +27,9 @@ class LoopBody:
 
     Attributes:
         ops: the operations of the iteration, in the order of issue: that of the program, with
-            delayed products behind the next tile's first. They are those of the last recorded
-            pass, which shows what the loop carries.
+            delayed products behind the next tile's first, and others right behind those that
+            the mapping issues them beside. They are those of the last recorded pass, which
+            shows what the loop carries.
         carried: what the iteration before made, by the index it has there, as this one's.
         late_cycles: of each tensor, by how much a load takes longer than one that hits L2.
         masked: whether the mask cuts through the tiles of this iteration.
@@ -52,11 +59,18 @@ class LoopBody:
         # Operands of delayed products stay where they are until these are done.
         self._operands = {index: op for op in self._delayed for index in op.inputs}
         self._delay()
+        self._advance()
         self.users: dict[int, list[Op]] = {}
         for op in self.ops:
             for index in op.inputs:
                 self.users.setdefault(index, []).append(op)
         self._fused = self._multiply_adds()
+        self._lies_across = any(
+            op.kind == "matmul" and op.name in self.mapping.transposed_matmuls
+            for elementwise in self.ops
+            if is_elementwise(elementwise)
+            for op in self.sources(elementwise)
+        )
         self._staged = {op.index for op in staged_operands(record)}
 
     def _delay(self) -> None:
@@ -72,9 +86,27 @@ class LoopBody:
             )
         self.ops = rest[: first + 1] + self._delayed + rest[first + 1 :]
 
+    def _advance(self) -> None:
+        """Moves products right behind those that the mapping issues them beside."""
+        for name, ahead in self.mapping.beside:
+            places = {op.name: n for n, op in enumerate(self.ops) if op.kind == "matmul"}
+            begin, end = places[ahead] + 1, places[name]
+            between = {op.index for op in self.ops[begin:end]}
+            product = self.ops[end]
+            if between & set(product.inputs):
+                raise ValueError(
+                    f"kernel {self.record.kernel.name}: its mapping issues {name} right behind "
+                    f"{ahead}, and {name} takes what is computed in between"
+                )
+            self.ops = [*self.ops[:begin], product, *self.ops[begin:end], *self.ops[end + 1 :]]
+
     def is_delayed(self, op: Op) -> bool:
         """Whether a product is issued an iteration late."""
         return op in self._delayed
+
+    def is_beside(self, op: Op) -> bool:
+        """Whether a product is issued beside another, ahead of what the program does first."""
+        return op.kind == "matmul" and op.name in dict(self.mapping.beside)
 
     def awaited_product(self, op: Op) -> Op | None:
         """The delayed product an operation must wait for: it writes what that one reads."""
@@ -141,38 +173,57 @@ class LoopBody:
         """One warp's share of the tile that the block loads or stores."""
         return self.tile_bytes(op) / self.mapping.warps
 
+    def fetch(self, load: Op) -> tuple[float, float]:
+        """Bytes of shared memory's data path and instructions, to read a tile into registers.
+
+        Values of rows come in loads of their own, or two by two where they lie side by side in a
+        thread; the lanes of a warp share them, and a load takes a cycle.
+        """
+        if load.shape[1] > 1:
+            moved = self.warp_bytes(load)
+            return moved, moved / LDMATRIX_BYTES
+        loads = ceil(self.per_thread(load.shape) / (2 if self._lies_across else 1))
+        return loads * self.gpu.shared_memory.bytes_per_clock, loads
+
     def wide(self, op: Op) -> tuple[int, int]:
         """Rows and columns of the elements an operation works on."""
         return self.record.ops[op.inputs[0]].shape if op.kind in REDUCTIONS else op.shape
 
     def warps_across(self, op: Op) -> int:
-        """Warps that share a row of a value: those of the product it was made from, in place."""
-        if not is_on("exchange"):
-            return 1
-        while op.kind != "matmul":
-            like = [source for source in self.sources(op) if source.shape == op.shape]
-            if not like:
-                return 1
-            op = like[0]
-        return self.mapping.grid_of(op.name)[1]
+        """Warps that share a row of a value."""
+        return self._warps_over(op)[1]
 
     def contraction_warps(self, product: Op) -> int:
         """Warps that each have a partial result of a product: they divide what it contracts.
 
         Its left operand stays in the registers of the warps that made it.
         """
-        if not self.mapping.in_registers(product.name):
+        if self.mapping.register_operand(product.name) != 0:
             return 1
-        return self.warps_across(self.sources(product)[0])
+        left = self.sources(product)[0]
+        down, across = self._warps_over(left)
+        return across if left.axes[0] == product.axes[0] else down  # as it lies, or transposed
+
+    def _warps_over(self, op: Op) -> tuple[int, int]:
+        """Rows × columns of warps over a value: those of the product it was made from, in place."""
+        if not is_on("exchange"):
+            return 1, 1
+        while op.kind != "matmul":
+            like = [source for source in self.sources(op) if source.shape == op.shape]
+            if not like:
+                return 1, 1
+            op = like[0]
+        return self.mapping.grid_of(op.name)
 
     def per_thread(self, shape: tuple[int, int]) -> float:
         """Elements of a tile that one thread works on.
 
         A fragment's row lies across the four threads of a quad, eight rows in a warp: each of
-        the four holds the row's single values.
+        the four holds the row's single values. In a transposed fragment rows are columns, of
+        which a thread has two of each eight.
         """
         rows, columns = shape
         if columns == 1:
             warp_rows, _ = self.mapping.warp_tile(shape)
-            return max(1.0, warp_rows / 8)
+            return max(1.0, warp_rows / (4 if self._lies_across else 8))
         return rows * columns / (WARP * self.mapping.warps)

@@ -38,6 +38,7 @@ class Copies:
         self.waits: dict[int, int] = {}  # load → item that waits for it
         self.copies: dict[int, int] = {}  # load → item of its copy
         self.arriving: list[str] = []  # tensors of the pieces on their way
+        self.refilled: set[int] = set()  # loads whose next copy a producer has issued
         self.loaded_bytes = 0
 
     def waits_at(self, position: int) -> bool:
@@ -57,6 +58,24 @@ class Copies:
         for load in self.buffered:
             if not self.mapping.producer_warps and self._issue_point(load)[0] == position:
                 self._copy(load)
+
+    def refill(self, position: int) -> None:
+        """Lets producers refill the only buffers that the block is done with after an operation.
+
+        One that takes a product, issued no sooner than the last reader of a tile, has waited for
+        that reader too. Others, of which there is another to work on, wait for the end.
+        """
+        if not self.mapping.producer_warps:
+            return
+        ops = self.body.ops
+        taken = [i for i, op in enumerate(ops) if op.index in ops[position].inputs]
+        for load in self.buffered:
+            last = max(i for i, op in enumerate(ops) if load.index in op.inputs)
+            done = any(last <= i and self.body.asynchronous(ops[i]) for i in taken)
+            only = self.mapping.buffer_count(load.name) == 1
+            if only and done and load.index not in self.refilled:
+                self._copy(load)
+                self.refilled.add(load.index)
 
     def fill(self, pieces: int) -> None:
         """Writes the next pieces that arrive into shared memory."""
@@ -85,11 +104,12 @@ class Copies:
         """Fills in what is left, and binds waits to copies.
 
         Each wait needs the copy issued as many iterations back as there are buffers. Producers
-        refill all buffers at the end: by then the products that read them are done.
+        refill at the end what they have not before: by then the products that read it are done.
         """
         if self.mapping.producer_warps:
             for load in self.buffered:
-                self._copy(load)
+                if load.index not in self.refilled:
+                    self._copy(load)
         self.fill(len(self.arriving))
         for load in self.buffered:
             wait, copy = self.waits[load.index], self.copies[load.index]

@@ -25,6 +25,7 @@ class Elementwise:
 
     def __init__(self, body: LoopBody, emitter: Emitter) -> None:
         self.body, self.emitter = body, emitter
+        self._fetched: set[int] = set()  # buffered loads that are in registers
 
     def emit(self, pending: list[Op]) -> None:
         """Emits operations that follow each other, each run as long as it can be.
@@ -73,6 +74,8 @@ class Elementwise:
         elements = self.body.per_thread(self.body.wide(run[0]))
         groups = int(min(RUN_GROUPS, max(1.0, elements // INTERLEAVE)))
         parts: dict[int, list[int]] = {op.index: [] for op in run + beside}
+        for op in run + beside:
+            self._fetch(op)
         # What follows the first SFU operation waits a group: its exp2 is done by then.
         first_sfu = next((i for i, op in enumerate(run) if op.kind in SFU_OPS), len(run))
         at_once, behind = run, list[Op]()
@@ -94,6 +97,16 @@ class Elementwise:
                 self.emitter.made(op.index, parts[op.index])
             if op.kind in REDUCTIONS:
                 self._combine_rows(op)
+
+    def _fetch(self, op: Op) -> None:
+        """Reads what an operation takes from shared memory into registers, once."""
+        for load in self.body.sources(op):
+            if self.body.is_buffered(load) and load.index not in self._fetched:
+                moved, count = self.body.fetch(load)
+                needs = self.emitter.after((load.index,))
+                fetched = self.emitter.shared_memory(moved, count, needs=needs, name="fetch")
+                self.emitter.made(load.index, [fetched])
+                self._fetched.add(load.index)
 
     def _emit_group(self, op: Op, group: int, groups: int, parts: dict[int, list[int]]) -> None:
         """One operation on one group of a run's elements."""

@@ -110,12 +110,14 @@ def _items(body: LoopBody, turn: Turn | None) -> tuple[tuple[Item, ...], int]:
             copies.store(op)
         elif op.kind == "reduce":
             staging.reduce(op)
+            copies.refill(position)
         elif op.kind == "load" and not (is_rare(op) or body.is_buffered(op) or body.is_table(op)):
             copies.load(op)
         if turn and position == ends:
             emitter.append(turn.pass_on())
     elementwise.emit(pending)
     staging.store(pending)
+    products.drain()
     copies.arrive(len(body.ops))
     spilled = block_use(body.record).spilled_in_loop
     if spilled:  # out and in again, through L1, which shares its data path with shared memory

@@ -51,7 +51,7 @@ class Products:
 
     def _from_shared(self, op: Op, operand: int) -> bool:
         """Whether an operand is read from shared memory, loaded or staged there."""
-        if operand == 0 and self.mapping.in_registers(op.name):
+        if operand == self.mapping.register_operand(op.name):
             return False
         source = self.body.sources(op)[operand]
         return self.body.is_buffered(source) or self.body.is_staged(source)
@@ -139,16 +139,16 @@ class Products:
 
     def _wgmma(self, op: Op) -> None:
         """wgmma: m64 × n of a warpgroup, asynchronous, at the tensor rate or shared memory's."""
-        rows, columns = op.shape
+        rows, columns = self.mapping.warpgroup_tile(op.shape, op.name)
+        first = 1 if op.name in self.mapping.transposed_matmuls else 0  # what gives the 64 rows
         k = self.k_elements
-        warpgroups = self.mapping.warpgroups
         rate = self.gpu.tensor_core.flops_per_clock[self.tensor_dtype]
         assert rate is not None  # the catalogue refuses dtypes without tensor cores
         tensor = 2 * WGMMA_ROWS * columns * k / rate
-        a_rows = WGMMA_ROWS if self._from_shared(op, 0) else 0
+        a_rows = WGMMA_ROWS if self._from_shared(op, first) else 0
         read_bytes = (a_rows + columns) * k * self.element_bytes
         shared = read_bytes / self.gpu.shared_memory.bytes_per_clock
-        count = max(1, ceil(op.contraction / k)) * ceil(rows / WGMMA_ROWS / warpgroups)
+        count = max(1, ceil(op.contraction / k)) * ceil(rows / WGMMA_ROWS)
         items = self._queue(op, count, max(tensor, shared))
         product = items[-1]
         self.emitter.made(op.index, [product])
@@ -160,17 +160,28 @@ class Products:
             for before, now in self.body.carried.items():
                 if now is op:
                     self.emitter.made(before, [product])
-        elif op.index == self.last and not self.body.used(op):
+        elif op.index == self.last and not (self.body.used(op) or self.body.is_beside(op)):
             # A GEMM's accumulator: one step stays in flight while the next is issued.
             self.emitter.append(Item("wait", 1, 0, needs=((product, 1),), name="wgmma wait"))
+
+    def drain(self) -> None:
+        """Ends an iteration: waits for products that ran beside it and that nothing here takes.
+
+        Their operands' buffers are given back then, and registers written again.
+        """
+        for op in self.body.ops:
+            if self.body.is_beside(op) and not self.body.used(op):
+                needs = tuple((item, 0) for item in self.emitter.after((op.index,)))
+                self.emitter.append(Item("wait", 1, 0, needs=needs, name="wgmma wait"))
 
     def _queue(self, op: Op, count: int, each: float) -> list[int]:
         """The wgmmas of one product: the first waits for its operands, each for the queue.
 
-        A delayed product is queued whole: the warp does not wait for it, and goes on.
+        A product beside which the warp works is queued whole: it does not wait, and goes on.
         """
         items: list[int] = []
-        at_once = count if self.body.is_delayed(op) else 1
+        goes_on = self.body.is_delayed(op) or self.body.is_beside(op)
+        at_once = count if goes_on else 1
         for begin in range(0, count, at_once):
             end = begin + at_once
             needs = [] if begin else self.emitter.after(op.inputs)

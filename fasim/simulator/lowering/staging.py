@@ -49,8 +49,11 @@ class Staging:
 
     def join(self, product: Op) -> None:
         """Before a product that reads what other warps have stored: the block joins once."""
+        stays = self.body.mapping.register_operand(product.name)
         left, right = self.body.sources(product)[:2]
-        stored = [op for op in (left, right) if self.body.is_staged(op)]
+        stored = [
+            op for side, op in enumerate((left, right)) if side != stays and self.body.is_staged(op)
+        ]
         if stored == [left] and self._is_own(left, product):
             return
         if stored and not self.behind_barrier:
@@ -65,14 +68,23 @@ class Staging:
 
     def _is_own(self, left: Op, product: Op) -> bool:
         """Whether warps read only rows they wrote themselves: not transposed, all over rows."""
-        whole = product.shape[0] // self.body.mapping.warps
-        makes = self.body.mapping.warp_tile(left.shape)[0]
-        takes = self.body.mapping.warp_tile(product.shape, product.name)[0]
-        return left.axes[0] == product.axes[0] and makes == takes == max(16, whole)
+        mapping = self.body.mapping
+        return (
+            left.axes[0] == product.axes[0]
+            and mapping.over_rows()
+            and mapping.over_rows(product.name)
+        )
 
     def reduce(self, op: Op) -> None:
-        """Adds a tile to global memory: RED, through the L2 write port; nothing waits for it."""
+        """Adds a tile to global memory: RED, through the L2 write port; nothing waits for it.
+
+        Or by TMA: the tile is stored into a buffer of its own, once that has been read for the
+        tile before, and read from there by the copy engine; the warp goes on at once.
+        """
         moved = self.body.warp_bytes(op)
+        if op.name in self.body.mapping.bulk_reduced:
+            self._reduce_bulk(op, moved)
+            return
         issued = self.emitter.shared_memory(
             REDUCTION_PASSES * moved,
             moved / (WARP * REDUCTION_BYTES),
@@ -82,3 +94,13 @@ class Staging:
         self.emitter.l2(
             "global", moved, count=1, needs=[issued], write=True, name=f"reduce {op.name}"
         )
+
+    def _reduce_bulk(self, op: Op, moved: float) -> None:
+        name = f"reduce {op.name}"
+        needs = self.emitter.after(op.inputs)
+        stored = self.emitter.shared_memory(
+            moved, moved / LDMATRIX_BYTES, needs=needs, name="stage"
+        )
+        self.emitter.shared_memory(moved, asynchronous=True, name=name)
+        added = self.emitter.l2("global", moved, count=1, write=True, name=name)
+        self.emitter.require(stored, added, 1)
