@@ -39,7 +39,9 @@ def validation_text(validation: Validation) -> str:
         parts += [table(BYTES_HEADER, byte_rows(validation), left=4), bytes_line(validation)]
     if not parts:
         parts.append("no row could be predicted")
-    parts += ["\n".join(lines) for lines in (unsupported_lines(validation), _rest(validation))]
+    parts += [
+        "\n".join(lines) for lines in (unsupported_lines(validation), left_out_lines(validation))
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -103,7 +105,7 @@ def unsupported_lines(validation: Validation) -> list[str]:
     return [f"{_rows(len(rows))} unsupported: {reason}" for reason, rows in reasons.items()]
 
 
-def _rest(validation: Validation) -> list[str]:
+def left_out_lines(validation: Validation) -> list[str]:
     """What of the file was not used, and what was wrong when it was measured."""
     lines = [
         f"{validation.path}:{line.line}: {line.reason}; the line is left out"

@@ -181,7 +181,9 @@ def _check_last_line(columns: Sequence[str], text: str) -> None:
     words = {"id", "gpu", "implementation", "schedule", "direction", "dtype", "causal"}
     read_as_number = {*COLUMNS, *MEASURED} - words - {"launch", "l2"}
     if columns[-1] in read_as_number and not text.endswith(("\n", "\r")):
-        raise ValueError(f"half-written: it may lack digits of {columns[-1]}; end it with a newline")
+        raise ValueError(
+            f"half-written: it may lack digits of {columns[-1]}; end it with a newline"
+        )
 
 
 def _measurement(fields: dict[str, str]) -> Measurement:

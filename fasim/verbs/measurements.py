@@ -63,6 +63,11 @@ class Measurement:
         except (ProblemError, ValueError, KeyError) as fault:
             raise Unsupported(str(fault)) from fault
 
+    def has_keys(self, least: int) -> bool:
+        """Whether the problem has so many keys or more; a cell that is no number has none."""
+        text = self.fields["seqlen_k"]
+        return least <= (int(text) if text.isdecimal() else 0)
+
     @property
     def output_is_wrong(self) -> bool:
         """Whether the run that measured this checked the kernel's output and found it wrong."""
