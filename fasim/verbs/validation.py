@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fasim.verbs.measurement_file import UnreadableLine
+from fasim.verbs.csv_table import UnreadableLine
 from fasim.verbs.measurements import Measurement
 from fasim.verbs.validation_statistics import Group, Point, groups_of, overall_of
 
