@@ -94,7 +94,7 @@ def _columns(path: Path, lines: Sequence[str], required: Sequence[str]) -> list[
         columns = [name.strip() for name in next(csv.reader(lines[:1]))]
     except (csv.Error, StopIteration):
         columns = []
-    if not columns or any(NOT_UTF8 in name for name in columns):
+    if not columns or not all(name.isprintable() and NOT_UTF8 not in name for name in columns):
         raise TableError(f"{path}:1: not a CSV file in UTF-8: the first line names no columns")
     missing = [name for name in required if name not in columns]
     if missing:
