@@ -120,6 +120,7 @@ def test_compare_keeps_what_does_not_fit_and_lists_what_is_refused() -> None:
         ("validate --measured /nowhere.csv", "no such file"),
         ("validate --run --measured x.csv", "give one of them"),
         ("validate --run --suite slow", "choose from quick, full"),
+        ("validate --html /nowhere/page.html", "no folder /nowhere"),
         ("validate --direction up", "choose from forward"),
         ("profiles detect --out /", "is there already"),
         ("profiles show h1000", "h100"),

@@ -54,6 +54,8 @@ def validate(
 
     if direction is not None:
         check_choice("direction", direction, tuple(DIRECTIONS.values()))
+    if html is not None and not html.parent.is_dir():
+        raise ProblemError(f"{html}: there is no folder {html.parent} for the page")
     if run:
         from fasim.verbs.measure_here import SUITES, measure_here
 
