@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,10 @@ SMALL = "--gpu a100 --heads 2 --head-dim 64 --seqlen 512"
 LEVELS = ("compulsory", "global", "l2", "dram")
 
 
-def fasim(line: str) -> subprocess.CompletedProcess[str]:
+def fasim(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fasim", *line.split()]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    around = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=around)
 
 
 def strict_json(text: str) -> Any:
@@ -116,6 +118,11 @@ def test_compare_keeps_what_does_not_fit_and_lists_what_is_refused() -> None:
         ("predict --gpu a100 --heads 1 --head-dim 64", "--seqlen"),
         ("predict --gpu / --heads 1 --head-dim 64 --seqlen 64", "directory"),
         ("validate --measured /nowhere.csv", "no such file"),
+        ("validate --run --measured x.csv", "give one of them"),
+        ("validate --run --suite slow", "choose from quick, full"),
+        ("validate --html /nowhere/page.html", "no folder /nowhere"),
+        ("validate --direction up", "choose from forward"),
+        ("profiles detect --out /", "is there already"),
         ("profiles show h1000", "h100"),
         ("profiles check /nowhere.yaml", "nowhere"),
         ("predikt", "predikt"),
@@ -207,3 +214,42 @@ def test_warps_and_stages_are_options_where_an_implementation_has_them() -> None
     assert (refused.returncode, refused.stderr.strip()) == (2, "cudnn: it takes no --stages")
     compared = strict_json(fasim(f"compare {problem} --stages 1").stdout)
     assert [p["schedule"] for p in compared["predictions"]] == ["flash2", "flash3"]
+
+
+MEASURED = (
+    "id,gpu,implementation,schedule,direction,dtype,batch,heads,kv_heads,seqlen_q,seqlen_k,"
+    "head_dim,causal,dropout,time_ms,launch,l2,output_ok,notes",
+    "A,a100,flash-attn-2,flash2,fwd,fp16,4,16,16,1024,1024,64,false,0,99,stream,warm,true,far off",
+    "B,riva128,flash-attn-2,flash2,fwd,fp16,4,16,16,1024,1024,64,false,0,1,stream,warm,,no such",
+)
+
+
+def test_errors_and_unsupported_rows_leave_the_exit_status_alone(tmp_path: Path) -> None:
+    file, page = tmp_path / "times.csv", tmp_path / "report.html"
+    file.write_text("\n".join((*MEASURED, MEASURED[1][:30])), encoding="utf-8")
+    done = fasim(f"validate --measured {file} --html {page} --json")
+    assert done.returncode == 0, done.stderr
+    report = strict_json(done.stdout)
+    assert report["rows"][0]["error"] < -0.9
+    assert "riva128" in report["unsupported"][0]["reason"]
+    assert [fault["line"] for fault in report["unreadable"]] == [4]
+    assert f"{file}:4: half-written" in done.stderr
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    printed = fasim(f"validate --measured {file} --min-seqlen 2048")
+    assert (printed.returncode, printed.stdout.splitlines()[0]) == (0, "no row could be predicted")
+
+
+def test_a_wrong_output_is_exit_status_1(tmp_path: Path) -> None:
+    file = tmp_path / "times.csv"
+    file.write_text("\n".join((*MEASURED, "")).replace(",true,", ",false,"), encoding="utf-8")
+    done = fasim(f"validate --measured {file}")
+    assert done.returncode == 1
+    assert "WRONG: the kernel's output was wrong in 1 row: A" in done.stdout
+
+
+@pytest.mark.parametrize("line", ["validate --run", "profiles detect", "profiles detect --json"])
+def test_without_a_gpu_it_is_a_line_and_exit_status_2(line: str, tmp_path: Path) -> None:
+    done = fasim(line, PATH=str(tmp_path), CUDA_VISIBLE_DEVICES="")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "GPU" in done.stderr

@@ -15,7 +15,7 @@ from fasim.verbs.validate import validate
 
 
 def summary() -> list[dict[str, Any]]:
-    rows = validate(published()).rows
+    rows = validate(published(), processes=2).rows
     names = {row.measurement.gpu for row in rows}
     return summarise(rows, {name: load(name).gpu.architecture for name in names})
 

@@ -36,6 +36,8 @@ def _input_errors() -> tuple[type[Exception], ...]:
         ("fasim.hardware", "ProfileError"),
         ("fasim.schedules.plan", "Refused"),
         ("fasim.verbs.measurements", "MeasurementError"),
+        ("fasim.verbs.csv_table", "TableError"),
+        ("fasim.verbs.gpu_query", "NoGpu"),
     ):
         if module in sys.modules:
             errors.append(getattr(sys.modules[module], name))

@@ -10,7 +10,7 @@ import typer
 
 from fasim.cli.application import profiles_app
 from fasim.cli.options import JsonOption, SetOption
-from fasim.cli.printing import print_json, print_result
+from fasim.cli.printing import print_json, print_note, print_result
 
 
 @profiles_app.command("list")
@@ -61,3 +61,32 @@ def profiles_schema() -> None:
     from fasim.verbs.profiles import schema
 
     print_json(schema())
+
+
+@profiles_app.command(
+    "detect",
+    epilog="Example: fasim profiles detect --measured measured.csv --out my-gpu.yaml",
+)
+def profiles_detect(
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write the profile there; stdout if unset")
+    ] = None,
+    measured: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="a CSV with device facts measured on this GPU"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """A profile of the GPU in this machine: every number queried, measured or assumed."""
+    from fasim.problem import ProblemError
+    from fasim.report.profile_file import counts_text, detected_dict, profile_yaml
+    from fasim.verbs.profile_detection import detect_profile
+
+    if out is not None and out.exists():
+        raise ProblemError(f"{out}: is there already; give another name")
+    found = detect_profile(measured)
+    if out is not None:
+        out.write_text(profile_yaml(found), encoding="utf-8")
+        print_note(f"written: {out}, {counts_text(found)}; use it as --gpu {out}")
+    if as_json or out is None:
+        print_result(lambda: detected_dict(found), lambda: profile_yaml(found).rstrip(), as_json)

@@ -1,49 +1,98 @@
-"""Predicted against measured times."""
+"""Predicted against measured times and bytes."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fasim.cli.application import app
 from fasim.cli.options import ImplementationsOption, JsonOption, check_choice
-from fasim.cli.printing import print_result, progress_of
+from fasim.cli.printing import print_note, print_result, progress_of
+
+if TYPE_CHECKING:
+    from fasim.verbs.measurements import Measurement
 
 
 @app.command(
     epilog="Example: fasim validate --measured times.csv --implementation flash-attn-2 "
-    "--direction forward --min-seqlen 1024"
+    "--direction forward --min-seqlen 1024 --html report.html"
 )
 def validate(
     measured: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="a CSV of measured times; the published ones if unset"),
+        typer.Option(metavar="FILE", help="a CSV of measurements; the published ones if unset"),
     ] = None,
+    run: Annotated[
+        bool, typer.Option("--run", help="measure on the GPU of this machine, then compare")
+    ] = False,
+    suite: Annotated[str, typer.Option(help="what --run measures: quick or full")] = "quick",
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="where --run keeps its rows, and goes on from")
+    ] = Path("measured.csv"),
     gpu: Annotated[list[str] | None, typer.Option(help="only rows of this GPU")] = None,
     implementation: ImplementationsOption = None,
     direction: Annotated[
         str | None, typer.Option(help="only rows of this direction: forward, backward or both")
     ] = None,
     min_seqlen: Annotated[int, typer.Option(help="only rows of so many keys or more")] = 0,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write the report as one HTML page, too")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Predicted against measured times, row by row and in groups; errors as they are."""
-    from fasim.report.validations import validation_text
-    from fasim.verbs.measurements import DIRECTIONS, Measurement, published
-    from fasim.verbs.validate import validate as run
+    """Predicted against measured times and DRAM bytes, row by row and in groups.
+
+    Errors are printed as they are and never change the exit status, nor do rows without a
+    prediction; a wrong output makes it 1.
+    """
+    from fasim.problem import ProblemError
+    from fasim.report.validations import left_out_lines, validation_text
+    from fasim.verbs.measurements import DIRECTIONS, published
+    from fasim.verbs.validate import validate as compare
 
     if direction is not None:
         check_choice("direction", direction, tuple(DIRECTIONS.values()))
+    if html is not None and not html.parent.is_dir():
+        raise ProblemError(f"{html}: there is no folder {html.parent} for the page")
+    if run:
+        from fasim.verbs.measure_here import SUITES, measure_here
+
+        check_choice("suite", suite, SUITES)
+        if measured is not None:
+            raise ProblemError("--run measures anew and --measured takes a file: give one of them")
+        measure_here(out, suite)
+        measured = out
 
     def keep(row: Measurement) -> bool:
         return (
             (not gpu or row.gpu in gpu)
             and (not implementation or row.implementation in implementation)
             and (direction is None or DIRECTIONS[row.direction] == direction)
-            and (min_seqlen == 0 or int(row.fields["seqlen_k"] or 0) >= min_seqlen)
+            and row.has_keys(min_seqlen)
         )
 
-    validation = run(measured or published(), keep=keep, progress=progress_of("rows"))
+    validation = compare(
+        measured or published(), keep=keep, processes=_cores(), progress=progress_of("rows")
+    )
+    if html is not None:
+        from fasim.report.validation_page import validation_page
+
+        html.write_text(validation_page(validation), encoding="utf-8")
+        print_note(f"written: {html}")
+    if as_json:
+        for line in left_out_lines(validation):
+            print_note(line)
     print_result(validation.to_dict, lambda: validation_text(validation), as_json)
+    if not validation.agrees:
+        raise typer.Exit(1)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    import os
+
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,9 +1,7 @@
-"""Measured times: the CSV format, and what of a row is a problem fasim can predict."""
+"""A measurement: what of a row is a problem fasim can predict."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -11,27 +9,8 @@ from pathlib import Path
 from fasim.problem import Attention, ProblemError, Scenario
 from fasim.schedules.plan import Options
 
-COLUMNS = (
-    "id",
-    "gpu",
-    "implementation",
-    "schedule",
-    "direction",
-    "dtype",
-    "batch",
-    "heads",
-    "kv_heads",
-    "seqlen_q",
-    "seqlen_k",
-    "head_dim",
-    "causal",
-    "dropout",
-    "time_ms",
-    "launch",
-    "l2",
-)
+TRUE, FALSE = ("true", "1"), ("false", "0")
 DIRECTIONS = {"fwd": "forward", "bwd": "backward", "fwd+bwd": "both"}
-MAX_FILE_BYTES = 64 * 2**20
 PAGE_SIZE = 16  # keys in a page where a row does not say: vLLM's default
 
 
@@ -49,6 +28,7 @@ class Measurement:
 
     Attributes:
         time_ms: None where only bytes were measured.
+        hbm_gb: 10⁹ bytes that DRAM moved, by counter; None where only the time was measured.
         fields: every column of the row, as written.
     """
 
@@ -57,6 +37,7 @@ class Measurement:
     implementation: str
     direction: str
     time_ms: float | None
+    hbm_gb: float | None
     fields: dict[str, str]
 
     @property
@@ -75,21 +56,33 @@ class Measurement:
                 seqlen_k=int(self.fields["seqlen_k"]),
                 head_dim=int(self.fields["head_dim"]),
                 dtype=self.fields["dtype"],  # type: ignore[arg-type]
-                causal=self.fields["causal"].lower() in ("true", "1"),
+                causal=_truth("causal", self.fields["causal"]),
                 direction=DIRECTIONS[self.direction],  # type: ignore[arg-type]
                 dropout=float(self.fields["dropout"] or 0),
             )
         except (ProblemError, ValueError, KeyError) as fault:
             raise Unsupported(str(fault)) from fault
 
+    def has_keys(self, least: int) -> bool:
+        """Whether the problem has so many keys or more; a cell that is no number has none."""
+        text = self.fields["seqlen_k"]
+        return least <= (int(text) if text.isdecimal() else 0)
+
+    @property
+    def output_is_wrong(self) -> bool:
+        """Whether the run that measured this checked the kernel's output and found it wrong."""
+        return self.fields.get("output_ok", "").lower() in FALSE
+
     @property
     def scenario(self) -> Scenario:
         """Launch and L2 state as the row states them; an unknown L2 state is taken as warm.
 
         Raises:
-            Unsupported: an unknown launch.
+            Unsupported: a launch or a state that is none.
         """
-        l2 = "cold" if self.fields["l2"] == "cold" else "warm"
+        l2 = self.fields["l2"]
+        if l2 in ("", "unknown"):
+            l2 = "warm"
         try:
             return Scenario(launch=self.fields["launch"] or "stream", l2=l2)  # type: ignore[arg-type]
         except ProblemError as fault:
@@ -118,53 +111,12 @@ def published() -> Path:
     return Path(str(files))
 
 
-def read(path: Path) -> Iterator[Measurement]:
-    """The rows of a CSV file.
+def _truth(name: str, text: str) -> bool:
+    """What a cell says; an empty one says no.
 
     Raises:
-        MeasurementError: no such file, not a CSV of measurements, or a row without a time.
+        ValueError: neither.
     """
-    if not path.is_file():
-        raise MeasurementError(f"{path}: no such file; give a CSV of measurements")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise MeasurementError(f"{path}: larger than {MAX_FILE_BYTES // 2**20} MiB")
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-            if missing:
-                raise MeasurementError(f"{path}:1: no column {', '.join(missing)}")
-            for row in reader:
-                yield _measurement(path, reader.line_num, row)
-    except (UnicodeDecodeError, csv.Error) as fault:
-        raise MeasurementError(f"{path}: not a CSV file in UTF-8: {fault}") from fault
-
-
-def _measurement(path: Path, line: int, row: dict[str, str | None]) -> Measurement:
-    fields = {name: (value or "").strip() for name, value in row.items() if name is not None}
-    time_ms = _number(fields["time_ms"]) if fields["time_ms"] else None
-    if time_ms is not None and not 0 < time_ms < float("inf"):
-        raise MeasurementError(
-            f"{path}:{line}: time_ms is {fields['time_ms']!r}; it must be a positive number"
-        )
-    if fields["direction"] not in DIRECTIONS:
-        raise MeasurementError(
-            f"{path}:{line}: direction is {fields['direction']!r}; "
-            f"choose from {', '.join(DIRECTIONS)}"
-        )
-    return Measurement(
-        fields["id"],
-        fields["gpu"],
-        fields["implementation"],
-        fields["direction"],
-        time_ms,
-        fields,
-    )
-
-
-def _number(text: str) -> float:
-    """The number a cell holds; NaN, which no range takes, if it holds none."""
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
+    if text.lower() not in (*TRUE, *FALSE, ""):
+        raise ValueError(f"{name} is {text!r}; write true or false")
+    return text.lower() in TRUE

@@ -79,7 +79,7 @@ def test_summary_counts_errors_by_what_makes_them_alike():
     def row(measured_ms, predicted_ms, gpu="a100-sxm4-80gb"):
         fields = {"batch": "8", "heads": "32", "kv_heads": "", "head_dim": "64", "dtype": "fp16"}
         fields |= {"seqlen_q": "2048", "seqlen_k": "2048", "causal": "false", "dropout": "0"}
-        measurement = Measurement("x", gpu, "flash-attn-2", "fwd", measured_ms, fields)
+        measurement = Measurement("x", gpu, "flash-attn-2", "fwd", measured_ms, None, fields)
         return ValidatedRow(measurement, measured_ms, predicted_ms)
 
     rows = [row(1.0, 1.1), row(1.0, 0.8, "a100-sxm4-40gb"), row(1.0, 0.05)]

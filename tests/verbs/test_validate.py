@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fasim.verbs.measurements import COLUMNS, MeasurementError, published
+from fasim.verbs.measurement_file import COLUMNS
+from fasim.verbs.measurements import Measurement, MeasurementError, published
 from fasim.verbs.validate import validate
+from fasim.verbs.validation_workers import ROWS_WORTH_A_PROCESS, predict_rows
 
 HEADER = ",".join((*COLUMNS, "extras"))
 GOOD = "A,a100-sxm4-80gb,flash-attn-2,flash2,fwd,fp16,4,16,16,1024,1024,64,false,0,0.2,stream,warm,"
@@ -31,8 +33,13 @@ def test_rows_groups_and_pairs(tmp_path: Path) -> None:
     row = validation.rows[0]
     assert row.error == pytest.approx(row.predicted_ms / 0.2 - 1)
     assert {group.implementation for group in validation.groups} == {"flash-attn-2", "pytorch"}
-    assert (validation.ordered, validation.pairs) == (1, 1)
-    assert json.loads(json.dumps(validation.to_dict(), allow_nan=False))["rows"][0]["id"] == "A"
+    document = json.loads(json.dumps(validation.to_dict(), allow_nan=False))
+    assert document["rows"][0]["id"] == "A"
+    assert document["rows"][0]["problem"]["seqlen_q"] == 1024
+    assert document["pairs"] == {"compared": 1, "ordered": 1, "share": 1.0}
+    assert document["pairs_over_10_percent"] == document["pairs"]
+    assert document["overall"]["n"] == 2
+    assert validation.agrees
 
 
 def test_launch_and_l2_are_inputs(tmp_path: Path) -> None:
@@ -45,6 +52,93 @@ def test_launch_and_l2_are_inputs(tmp_path: Path) -> None:
         )
     ).rows
     assert on_stream.predicted_ms > in_graph.predicted_ms > alone.predicted_ms
+    cold, unknown, warm = validate(
+        write(
+            tmp_path,
+            GOOD.replace("warm", "cold"),
+            GOOD.replace("warm", "unknown"),
+            GOOD,
+        )
+    ).rows
+    assert cold.predicted_ms > unknown.predicted_ms == warm.predicted_ms
+
+
+def test_extras_are_inputs(tmp_path: Path) -> None:
+    decode = GOOD.replace("1024,1024,64", "1,4096,64")
+    plain, paged, written = validate(
+        write(tmp_path, decode, decode + "paged", decode + "kv-write;paged")
+    ).rows
+    assert plain.predicted_ms != paged.predicted_ms
+    assert written.predicted_ms > paged.predicted_ms
+    assert written.to_dict()["options"] == {"page_size": 16, "writes_kv": True}
+
+
+def test_rows_with_bytes_are_compared_with_modelled_dram_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "times.csv"
+    both, bytes_alone = f"{GOOD},0.05", f"{GOOD.replace('0.2,stream', ',stream')},0.1"
+    file.write_text(f"{HEADER},hbm_gb\n{both}\n{bytes_alone}\n{GOOD},\n", encoding="utf-8")
+    validation = validate(file)
+    assert len(validation.rows) == len(validation.bytes) == 2
+    first, second = validation.bytes
+    # Q, K, V and O of 4 x 16 x 1024 x 64 halves are 33.6 MB, and fit the L2.
+    assert 0 < first.predicted_gb == second.predicted_gb < 0.05
+    assert first.error == pytest.approx(first.predicted_gb / 0.05 - 1)
+    bytes_ = validation.to_dict()["dram_bytes"]
+    assert bytes_["overall"]["n"] == 2
+    assert "slope" not in bytes_["overall"]
+
+
+def test_a_wrong_output_is_no_agreement_and_an_error_of_time_is(tmp_path: Path) -> None:
+    file = tmp_path / "times.csv"
+    lines = [f"{HEADER},output_ok", f"{GOOD.replace(',0.2,', ',9.9,')},true", f"{GOOD},"]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert validate(file).agrees
+    lines.append(f"{GOOD.replace('A,', 'B,', 1)},false")
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    validation = validate(file)
+    assert not validation.agrees
+    assert validation.wrong_outputs == ("B",)
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_used(tmp_path: Path) -> None:
+    half = GOOD[: GOOD.index(",0.2") + 2]
+    file = tmp_path / "times.csv"
+    lines = (HEADER, GOOD, GOOD.replace("0.2", "soon"), SLOWER, half)
+    file.write_text("\n".join(lines), encoding="utf-8")
+    validation = validate(file)
+    assert [row.measurement.id for row in validation.rows] == ["A", "B"]
+    assert [line.line for line in validation.unreadable] == [3, 5]
+    assert "time_ms is 'soon'" in validation.unreadable[0].reason
+    assert "half-written" in validation.unreadable[1].reason
+
+
+def test_rows_of_operators_are_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "times.csv"
+    operator = ",".join("L" if name == "id" else "" for name in COLUMNS)
+    file.write_text(f"{HEADER},operator\n{GOOD},\n{operator},,launch stream\n", encoding="utf-8")
+    validation = validate(file)
+    assert (len(validation.rows), validation.operator_rows) == (1, 1)
+    assert not validation.unreadable
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds() -> None:
+    def keep(row: Measurement) -> bool:
+        return row.gpu in ("rtx4090", "h200-sxm") or row.id.startswith("AICA-006")
+
+    one, two = (validate(published(), keep=keep, processes=n) for n in (1, 2))
+    assert len(one.rows) + len(one.unsupported) >= 2 * ROWS_WORTH_A_PROCESS
+    assert one == two
+    assert one.to_dict() == two.to_dict()
+
+
+def test_results_come_in_the_order_of_the_rows_with_progress(tmp_path: Path) -> None:
+    rows = [GOOD, SLOWER, GOOD.replace("A,", "C,", 1).replace("a100-sxm4-80gb", "riva128")]
+    seen: list[tuple[int, int]] = []
+    validation = validate(write(tmp_path, *rows), progress=lambda done, of: seen.append((done, of)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert [row.id for row in validation.unsupported] == ["C"]
+    assert predict_rows([]) == []
 
 
 @pytest.mark.parametrize(
@@ -55,8 +149,11 @@ def test_launch_and_l2_are_inputs(tmp_path: Path) -> None:
         (("a100-sxm4-80gb", "riva128"), "riva128"),
         (("flash-attn-2", "my-kernel"), "my-kernel"),
         (("warm,", "warm,paged;sparse"), "sparse"),
-        (("0.2,stream", ",stream"), "no time"),
+        (("0.2,stream", ",stream"), "neither a time nor bytes"),
         ((",16,16,", ",16,5,"), "kv_heads"),
+        (("stream,", "rocket,"), "rocket"),
+        (("warm,", "hot,"), "hot"),
+        ((",false,", ",maybe,"), "maybe"),
         (("1024,1024", "1e3,1024"), "1e3"),
     ],
 )
@@ -76,7 +173,11 @@ def test_unsupported_rows_are_listed_with_the_reason(
         (f"{HEADER}\n{GOOD.replace('0.2', '-1')}\n", "must be a positive number"),
         (f"{HEADER}\n{GOOD.replace('0.2', 'nan')}\n", "must be a positive number"),
         (f"{HEADER}\n{GOOD.replace(',fwd,', ',up,')}\n", "direction is 'up'"),
-        ("", "no column"),
+        ("", "an empty file"),
+        (f"{HEADER}\n", "no measurement of attention"),
+        (f"{HEADER}\n{GOOD}\n".replace("time_ms", "time"), "no column time_ms"),
+        (f"{HEADER}\n{GOOD[:40]}", ":2: half-written"),
+        (f"{HEADER}\nA,B\nC,D\n", "nor can 1 more"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_place(tmp_path: Path, text: str, said: str) -> None:
