@@ -37,6 +37,7 @@ def _input_errors() -> tuple[type[Exception], ...]:
         ("fasim.schedules.plan", "Refused"),
         ("fasim.verbs.measurements", "MeasurementError"),
         ("fasim.verbs.csv_table", "TableError"),
+        ("fasim.simulator.mechanisms", "UnknownMechanism"),
         ("fasim.verbs.gpu_query", "NoGpu"),
     ):
         if module in sys.modules:

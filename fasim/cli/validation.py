@@ -37,6 +37,10 @@ def validate(
         str | None, typer.Option(help="only rows of this direction: forward, backward or both")
     ] = None,
     min_seqlen: Annotated[int, typer.Option(help="only rows of so many keys or more")] = 0,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MECHANISM", help="switch a mechanism of the model off; repeatable"),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="write the report as one HTML page, too")
     ] = None,
@@ -74,7 +78,11 @@ def validate(
         )
 
     validation = compare(
-        measured or published(), keep=keep, processes=_cores(), progress=progress_of("rows")
+        measured or published(),
+        keep=keep,
+        processes=cores(),
+        progress=progress_of("rows"),
+        without=without or (),
     )
     if html is not None:
         from fasim.report.validation_page import validation_page
@@ -89,7 +97,7 @@ def validate(
         raise typer.Exit(1)
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use."""
     import os
 

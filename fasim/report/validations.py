@@ -32,6 +32,8 @@ LEGEND = (
 def validation_text(validation: Validation) -> str:
     """Rows, groups, bytes, and what could not be predicted or read."""
     parts = []
+    if validation.without:
+        parts.append(f"without: {', '.join(validation.without)}")
     if validation.rows:
         parts += [table(ROW_HEADER, time_rows(validation), left=4)]
         parts += [table(GROUP_HEADER, group_rows(validation), left=3), LEGEND]

@@ -90,6 +90,7 @@ class Validation:
         rows: times; `bytes`: DRAM bytes, of the rows that have a counter's.
         unreadable: lines of the file that are no measurements.
         operator_rows: rows of the file that measure no attention.
+        without: mechanisms of the model that were switched off.
         wrong_outputs: ids of rows whose kernel gave a wrong output when it was measured.
     """
 
@@ -100,6 +101,7 @@ class Validation:
     unsupported: tuple[UnsupportedRow, ...]
     unreadable: tuple[UnreadableLine, ...]
     operator_rows: int = 0
+    without: tuple[str, ...] = ()
     wrong_outputs: tuple[str, ...] = ()
 
     @property
@@ -130,6 +132,7 @@ class Validation:
             clear = self.overall.clear_pairs.to_dict()
         return {
             "measured": {"file": str(self.path), "sha256": self.sha256},
+            "without": list(self.without),
             "rows": [row.to_dict() for row in self.rows],
             "groups": [group.to_dict() for group in self.groups],
             "overall": None if self.overall is None else self.overall.to_dict(),
