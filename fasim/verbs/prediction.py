@@ -10,6 +10,7 @@ from fasim.problem import Attention, ProblemError, Scenario
 from fasim.readings.footprint import Footprint
 from fasim.readings.traffic import Access, Flops, Level, total
 from fasim.simulator.simulate import Simulation
+from fasim.verbs.intensity import Intensity
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
@@ -59,6 +60,7 @@ class Prediction:
         fits: whether device memory holds the chain; if not there is no time.
         stalls_s: seconds by cause, the mean over block slots; they sum to `time_s`.
         bound: the cause that takes most of the time.
+        intensity: operations a byte against the GPU's ridge point, of the whole chain.
         changes: what overrides of the GPU moved and what they left alone, in lines.
         hardware, simulation: the GPU as it was read and the simulated chain: with them a
             prediction is opened at block or warp level.
@@ -78,6 +80,7 @@ class Prediction:
     fits: bool
     kernels: tuple[KernelPrediction, ...]
     assumptions: tuple[str, ...]
+    intensity: Intensity
     changes: tuple[str, ...] = ()
     time_s: float | None = None
     roofline_s: float | None = None
@@ -139,6 +142,7 @@ class Prediction:
             "roofline_ms": _ms(self.roofline_s),
             "tflops_per_s": self.tflops_per_s,
             "bound": self.bound,
+            "intensity": self.intensity.to_dict(),
             "stalls": _milliseconds(self.stalls_s),
             "flops": asdict(self.flops),
             "traffic": _levels(self.traffic),
