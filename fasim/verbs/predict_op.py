@@ -24,7 +24,7 @@ class OperatorPrediction:
     Attributes:
         prediction: of the kernels that run it; its problem is the operator's sizes under
             attention's axes.
-        considered: plans of which these kernels were the fastest.
+        considered: plans that were simulated; these kernels were the fastest.
     """
 
     operator: Operator
@@ -79,15 +79,25 @@ def predict_op(
         Refused: nothing that is known runs it on this GPU; the message is one line.
     """
     scenario = scenario or Scenario()
-    fitting, faults = [], []
-    for plan in plans(operator, profile.gpu):
-        fault = overflow(plan, profile.gpu)
-        if fault is None:
-            fitting.append(plan)
-        else:
-            faults.append(fault)
-    if not fitting:
-        raise Refused(operator.name, faults[0])
-    found = [predict_plan(operator.in_attention, profile, scenario, plan) for plan in fitting]
-    fastest = min(found, key=lambda p: (p.time_s is None, p.time_s or 0, p.footprint.peak_bytes))
-    return OperatorPrediction(operator, fastest, len(found))
+    best: Prediction | None = None
+    considered, fault = 0, ""
+    for least_s, plan in plans(operator, profile.gpu):
+        if best is not None and best.time_s is not None and least_s >= best.time_s:
+            break  # none that follows is faster
+        found = overflow(plan, profile.gpu)
+        if found is not None:
+            fault = fault or found
+            continue
+        prediction = predict_plan(operator.in_attention, profile, scenario, plan)
+        considered += 1
+        if best is None or _rank(prediction) < _rank(best):
+            best = prediction
+    if best is None:
+        raise Refused(operator.name, fault)
+    return OperatorPrediction(operator, best, considered)
+
+
+def _rank(prediction: Prediction) -> tuple[bool, float, int]:
+    """By time; of plans that do not fit device memory, the smallest."""
+    time_s = prediction.time_s
+    return time_s is None, time_s or 0.0, prediction.footprint.peak_bytes

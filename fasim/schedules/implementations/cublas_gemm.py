@@ -5,13 +5,16 @@ Its choice is closed: what runs is taken to be the best of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
+from fasim.problem import TENSOR_DTYPE
 from fasim.schedules.implementations import cublas
 from fasim.schedules.mapping import Mapping
+from fasim.schedules.plan import Tile
 from fasim.schedules.standard import Gemm
 
 if TYPE_CHECKING:
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from fasim.operators import Operator
 
 # Tiles in the names of its kernels, and the bytes of the contracted side a step takes: mma.sync
-# (`s16816gemm_…_128x128_ldg8_f2f_stages_32x5`, `…_64x3`: elements of two bytes) and wgmma.
+# (`ampere_fp16_s16816gemm_fp16_128x128_ldg8_f2f_stages_32x5`, `…_64x3`: elements of two bytes).
 TILES = (
     (256, 128),
     (128, 256),
@@ -31,14 +34,46 @@ TILES = (
     (64, 64),
     (32, 128),
 )
-STEP_BYTES = {"mma.sync": (64, 128), "wgmma": (128,)}
-# Buffers of each operand: five in the names at most; four of a wgmma kernel's fill an SM.
+STEP_BYTES = (64, 128)
+# wgmma: `nvjet_tst_128x256_64x4_1x2_h_bz_coopA_TNT` says tile, step x stages and cluster. That the
+# kernels are persistent is read from their grids, one block an SM (unverified).
+WGMMA_TILES = (
+    (128, 256),
+    (256, 128),
+    (128, 192),
+    (192, 128),
+    (128, 128),
+    (64, 256),
+    (128, 64),
+    (64, 128),
+    (64, 64),
+)
+WGMMA_STEP_BYTES = 128
+WGMMA_SOURCE = "cuBLAS 12 kernel names (nvjet) in public traces (unverified)"
+CLUSTER = 2
+# Buffers of each operand; four at least in most names, and what a wgmma kernel's tile leaves room for.
 MOST_STAGES = 4
 MOST_SPLITS = 8
-# Splitting pays while the grid leaves SMs empty; beyond two blocks an SM its sums only cost.
-SPLIT_BLOCKS_PER_SM = 2
 LEAST_SPLIT_STEPS = 4  # as many as fill the buffers
+SPLIT_SAVES = 0.1  # of the steps, or a second kernel is not worth its launch
+PARTIAL_BYTES = 4  # FP32, written by one kernel and read by the next
 ALIGNED_BYTES = 16  # of a row: what cp.async copies at most, and TMA asks for
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A kernel cuBLAS may run.
+
+    Attributes:
+        splits: parts of the contracted side that have blocks of their own (split-K).
+        least_s: no run is faster: the products of the SM that gets most blocks, or the bytes of
+            their operands through its port to L2, and partial sums through all ports; at the
+            highest clock that products reach.
+    """
+
+    gemm: Gemm
+    splits: int
+    least_s: float
 
 
 def alignment_bytes(operator: Operator) -> int:
@@ -50,49 +85,97 @@ def alignment_bytes(operator: Operator) -> int:
     return aligned
 
 
-def candidates(operator: Operator, gpu: Gpu) -> Iterator[tuple[Gemm, int]]:
-    """Kernels and the parts into which they split the contracted side."""
+def candidates(operator: Operator, gpu: Gpu) -> list[Candidate]:
+    """What may run, the one that could be fastest first.
+
+    A split is one of them where it gives the SM with most blocks less to do.
+    """
+    found = []
+    results = operator.rows * operator.columns * operator.batch
+    hz = gpu.clock.tensor_hz if operator.dtype != "fp32" else gpu.clock.boost_hz
+    ports = (gpu.l2.read_bytes_per_clock_per_sm, gpu.l2.write_bytes_per_clock_per_sm)
+    sums = results * PARTIAL_BYTES * sum(1 / port for port in ports) / gpu.sm_count
     for gemm in _kernels(operator, gpu):
         tiles = -(-operator.rows // gemm.tile_m) * -(-operator.columns // gemm.tile_n)
-        blocks = tiles * operator.batch
         steps = -(-operator.depth // gemm.k_step)
-        yield gemm, 1
-        for splits in range(2, MOST_SPLITS + 1):
-            fills = blocks * splits <= SPLIT_BLOCKS_PER_SM * gpu.sm_count
-            if fills and steps >= splits * LEAST_SPLIT_STEPS:
-                yield gemm, splits
+        step_cycles = _step_cycles(operator, gemm, gpu)
+        least = math.inf
+        for splits in range(1, MOST_SPLITS + 1):
+            part = -(-steps // splits)
+            blocks = tiles * operator.batch * splits
+            each = -(-blocks // gpu.sm_count) * part
+            if splits > 1 and (part < LEAST_SPLIT_STEPS or each > (1 - SPLIT_SAVES) * least):
+                continue
+            least = each
+            cycles = each * step_cycles + (splits * sums if splits > 1 else 0)
+            found.append(Candidate(gemm, splits, cycles / hz))
+    return sorted(found, key=lambda candidate: candidate.least_s)
+
+
+def _step_cycles(operator: Operator, gemm: Gemm, gpu: Gpu) -> float:
+    """The least an SM needs for a step of one block: its products, its operands."""
+    mapping = gemm.mapping
+    rate = gpu.tensor_core.flops_per_clock[TENSOR_DTYPE[operator.stored_dtype]]
+    if mapping.matrix_unit == "ffma" or rate is None:
+        rate = 2 * gpu.fp32.lanes
+    elif mapping.matrix_unit == "mma.sync":
+        rate *= gpu.tensor_core.mma_sync_fraction
+    rows = gemm.tile_m / mapping.multicast_count("A") + gemm.tile_n / mapping.multicast_count("B")
+    moved = rows * gemm.k_step * operator.element_bytes
+    return max(
+        2 * gemm.tile_m * gemm.tile_n * gemm.k_step / rate,
+        moved / gpu.l2.read_bytes_per_clock_per_sm,
+    )
 
 
 def _kernels(operator: Operator, gpu: Gpu) -> Iterator[Gemm]:
+    aligned = alignment_bytes(operator)
     if operator.dtype == "fp32":
         yield cublas.sgemm()
-        return
-    aligned = alignment_bytes(operator)
-    unit = "mma.sync"
-    if "wgmma" in gpu.features and aligned == ALIGNED_BYTES:
-        unit = "wgmma"  # its operands come by TMA, which takes no other rows
-    for tile, step_bytes in product(TILES, STEP_BYTES[unit]):
-        if unit == "wgmma" and tile[0] % 64:
-            continue
-        mapping = _wgmma(tile) if unit == "wgmma" else _mma_sync(tile)
-        mapping = replace(mapping, copy_bytes=aligned)
-        k_step = step_bytes // operator.element_bytes
-        stage_bytes = sum(tile) * step_bytes
-        stages = min(MOST_STAGES, gpu.shared_memory.max_block_bytes // stage_bytes)
-        # Two blocks an SM hide each other's prologue and epilogue, where their stages leave room.
-        shared = gpu.shared_memory.capacity_bytes // 2 - gpu.shared_memory.reserved_block_bytes
-        for number in {stages, min(stages, shared // stage_bytes)}:
-            if number >= 2:
-                yield Gemm(*tile, k_step, number, mapping)
+    elif "wgmma" in gpu.features and aligned == ALIGNED_BYTES:
+        for tile in WGMMA_TILES:
+            yield from _staged(operator, gpu, tile, WGMMA_STEP_BYTES, _wgmma(tile))
+    else:  # also where rows are not aligned as TMA asks
+        for tile, step_bytes in product(TILES, STEP_BYTES):
+            mapping = replace(_mma_sync(tile), copy_bytes=aligned)
+            yield from _staged(operator, gpu, tile, step_bytes, mapping)
 
 
-def _wgmma(tile: tuple[int, int]) -> Mapping:
-    """Two warpgroups share a tile of 128 rows or more, one takes a smaller."""
-    warps = 8 if tile[0] >= 128 else 4
-    return Mapping(warps, "wgmma", "tma", source=cublas.SOURCE)
+def _staged(
+    operator: Operator, gpu: Gpu, tile: Tile, step_bytes: int, mapping: Mapping
+) -> Iterator[Gemm]:
+    """With as many stages as a block has room for, and as leave room for a second block.
+
+    Two blocks an SM hide each other's prologue and epilogue.
+    """
+    stage_bytes, memory = sum(tile) * step_bytes, gpu.shared_memory
+    half = memory.capacity_bytes // 2 - memory.reserved_block_bytes
+    for room in dict.fromkeys(
+        min(MOST_STAGES, bytes_ // stage_bytes) for bytes_ in (memory.max_block_bytes, half)
+    ):
+        if room >= 2:
+            yield Gemm(*tile, step_bytes // operator.element_bytes, room, mapping)
 
 
-def _mma_sync(tile: tuple[int, int]) -> Mapping:
+def _wgmma(tile: Tile) -> Mapping:
+    """A warpgroup for 64 or 128 rows, and one that fetches.
+
+    Two blocks make a cluster along the narrower side, and share the wider operand.
+    """
+    rows, columns = tile
+    warps = {64: 4, 128: 8, 192: 12, 256: 8}[rows]
+    return Mapping(
+        warps,
+        "wgmma",
+        "tma",
+        producer_warps=4,
+        multicast=(("A" if rows > columns else "B", CLUSTER),),
+        persistent=True,
+        source=WGMMA_SOURCE,
+    )
+
+
+def _mma_sync(tile: Tile) -> Mapping:
     """Warps over rows and columns so that each reads the fewest fragments."""
     warps = 8 if tile[0] * tile[1] > 128 * 128 else 4
     grids = [(down, warps // down) for down in (1, 2, 4, 8) if warps % down == 0]

@@ -34,18 +34,21 @@ TILE_OF_LONG_ROW = 4096
 BEST_OF = "cuBLAS's choice is closed: the fastest of its usual tiles, stages and splits is taken"
 
 
-def plans(operator: Operator, gpu: Gpu) -> tuple[Plan, ...]:
+def plans(operator: Operator, gpu: Gpu) -> list[tuple[float, Plan]]:
     """What may run, one of which does: the fastest.
+
+    Returns:
+        Each with the seconds that no run of it goes below, by these.
 
     Raises:
         Refused: nothing that is known runs it on this GPU; the message is one line.
     """
     if operator.kind == "gemm":
         return _products(operator, gpu)
-    return (_streamed(operator),)
+    return [(0.0, _streamed(operator))]
 
 
-def _products(operator: Operator, gpu: Gpu) -> tuple[Plan, ...]:
+def _products(operator: Operator, gpu: Gpu) -> list[tuple[float, Plan]]:
     if operator.dtype != "fp32":
         if "tcgen05" in gpu.features:
             raise Refused("gemm", f"{gpu.name} multiplies by tcgen05, which is not modelled")
@@ -53,16 +56,12 @@ def _products(operator: Operator, gpu: Gpu) -> tuple[Plan, ...]:
             raise Refused("gemm", f"{gpu.name} has no tensor cores for {operator.dtype}")
     problem = operator.in_attention
     adding = streaming(ELEMENTWISE, POINTWISE_WARPS)
-    return tuple(
-        Plan(
-            schedule=operator.name,
-            implementation="cublas",
-            kernels=product.kernels(problem, gemm, splits, adding, POINTWISE_ELEMENTS),
-            tile=(gemm.tile_m, gemm.tile_n),
-            assumptions=(BEST_OF,) if operator.dtype != "fp32" else (),
-        )
-        for gemm, splits in cublas_gemm.candidates(operator, gpu)
-    )
+    found = []
+    for each in cublas_gemm.candidates(operator, gpu):
+        kernels = product.kernels(problem, each.gemm, each.splits, adding, POINTWISE_ELEMENTS)
+        tile = (each.gemm.tile_m, each.gemm.tile_n)
+        found.append((each.least_s, Plan("gemm", "cublas", kernels, tile, (BEST_OF,))))
+    return found
 
 
 def _streamed(operator: Operator) -> Plan:
