@@ -142,8 +142,6 @@ def over_rows(
     return Operator(kind, rows, columns, operation=operation, dtype=dtype)
 
 
-def over_elements(
-    kind: Kind, elements: int, operation: str = "", dtype: str = "fp16"
-) -> Operator:
+def over_elements(kind: Kind, elements: int, operation: str = "", dtype: str = "fp16") -> Operator:
     """`elementwise` or `copy`."""
     return Operator(kind, 1, elements, operation=operation, dtype=dtype)

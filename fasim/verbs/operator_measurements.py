@@ -107,7 +107,7 @@ class OperatorMeasurement:
 
     @property
     def array_elements(self) -> int:
-        """Elements of an array of `fp32`: of the size the operator's name states, or a large one."""
+        """Elements of an array of `fp32`: as the operator's name states, or a large one."""
         found = re.search(r"(\d+)x(\d+)", self.fields["operator"])
         return int(found[1]) * int(found[2]) if found else ARRAY_BYTES // 4
 
@@ -116,7 +116,7 @@ Make = Callable[[OperatorMeasurement], Operator]
 
 
 def _refuse(reason: str) -> Make:
-    def make(row: OperatorMeasurement) -> Operator:
+    def make(_: OperatorMeasurement) -> Operator:
         raise Unsupported(reason)
 
     return make

@@ -1,4 +1,4 @@
-"""`fasim predict-op`: what one operator costs on one GPU, by the parts that attention is made of."""
+"""`fasim predict-op`: what one operator costs on one GPU, by the parts attention is made of."""
 
 from __future__ import annotations
 

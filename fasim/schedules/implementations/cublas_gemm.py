@@ -51,8 +51,8 @@ WGMMA_TILES = (
 WGMMA_STEP_BYTES = 128
 WGMMA_SOURCE = "cuBLAS 12 kernel names (nvjet) in public traces (unverified)"
 CLUSTER = 2
-# Buffers of each operand; four at least in most names, and what a wgmma kernel's tile leaves room for.
-MOST_STAGES = 4
+# Buffers of each operand: four in most names.
+MOST_STAGES, LEAST_STAGES = 4, 2
 MOST_SPLITS = 8
 LEAST_SPLIT_STEPS = 4  # as many as fill the buffers
 SPLIT_SAVES = 0.1  # of the steps, or a second kernel is not worth its launch
@@ -103,6 +103,8 @@ def candidates(operator: Operator, gpu: Gpu) -> list[Candidate]:
         for splits in range(1, MOST_SPLITS + 1):
             part = -(-steps // splits)
             blocks = tiles * operator.batch * splits
+            if blocks <= gpu.sm_count and gemm.stages < _deepest(operator, gpu, gemm):
+                continue
             each = -(-blocks // gpu.sm_count) * part
             if splits > 1 and (part < LEAST_SPLIT_STEPS or each > (1 - SPLIT_SAVES) * least):
                 continue
@@ -115,11 +117,13 @@ def candidates(operator: Operator, gpu: Gpu) -> list[Candidate]:
 def _step_cycles(operator: Operator, gemm: Gemm, gpu: Gpu) -> float:
     """The least an SM needs for a step of one block: its products, its operands."""
     mapping = gemm.mapping
-    rate = gpu.tensor_core.flops_per_clock[TENSOR_DTYPE[operator.stored_dtype]]
-    if mapping.matrix_unit == "ffma" or rate is None:
-        rate = 2 * gpu.fp32.lanes
-    elif mapping.matrix_unit == "mma.sync":
-        rate *= gpu.tensor_core.mma_sync_fraction
+    if mapping.matrix_unit == "ffma":
+        rate = 2.0 * gpu.fp32.lanes
+    else:
+        tensor = gpu.tensor_core.flops_per_clock[TENSOR_DTYPE[operator.stored_dtype]]
+        assert tensor is not None  # the plan refuses dtypes without tensor cores
+        whole = mapping.matrix_unit == "wgmma"
+        rate = tensor * (1.0 if whole else gpu.tensor_core.mma_sync_fraction)
     rows = gemm.tile_m / mapping.multicast_count("A") + gemm.tile_n / mapping.multicast_count("B")
     moved = rows * gemm.k_step * operator.element_bytes
     return max(
@@ -146,15 +150,21 @@ def _staged(
 ) -> Iterator[Gemm]:
     """With as many stages as a block has room for, and as leave room for a second block.
 
-    Two blocks an SM hide each other's prologue and epilogue.
+    Two blocks an SM hide each other's prologue and epilogue; a small grid has but one.
     """
-    stage_bytes, memory = sum(tile) * step_bytes, gpu.shared_memory
+    memory = gpu.shared_memory
+    alone = Gemm(*tile, step_bytes // operator.element_bytes, MOST_STAGES, mapping)
+    deepest = _deepest(operator, gpu, alone)
     half = memory.capacity_bytes // 2 - memory.reserved_block_bytes
-    for room in dict.fromkeys(
-        min(MOST_STAGES, bytes_ // stage_bytes) for bytes_ in (memory.max_block_bytes, half)
-    ):
-        if room >= 2:
-            yield Gemm(*tile, step_bytes // operator.element_bytes, room, mapping)
+    for stages in dict.fromkeys((deepest, min(deepest, half // (sum(tile) * step_bytes)))):
+        if stages >= LEAST_STAGES:
+            yield replace(alone, stages=stages)
+
+
+def _deepest(operator: Operator, gpu: Gpu, gemm: Gemm) -> int:
+    """Stages of the same kernel alone on an SM."""
+    stage_bytes = (gemm.tile_m + gemm.tile_n) * gemm.k_step * operator.element_bytes
+    return min(MOST_STAGES, gpu.shared_memory.max_block_bytes // stage_bytes)
 
 
 def _wgmma(tile: Tile) -> Mapping:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 from fasim.problem import Attention
 from fasim.schedules.chain import ROWS, SCORES, axes_of
@@ -89,12 +88,11 @@ def _rms_norm(block: Block, problem: Attention) -> None:
     block.store("rstd", rstd, m_rows)
 
 
-def norm_kernel(
-    problem: Attention, operation: Literal["layer", "rms"], mapping: Mapping, rows: int
-) -> Kernel:
+def norm_kernel(problem: Attention, operation: str, mapping: Mapping, rows: int) -> Kernel:
     """read X, weight[, bias]; write out, [mean,] rstd, which the backward pass takes.
 
     Args:
+        operation: `layer` or `rms`.
         rows: whole ones that a block owns.
     """
     dtype, layer = problem.dtype, operation == "layer"
