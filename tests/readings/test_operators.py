@@ -92,7 +92,7 @@ def test_elementwise(operation: str, elements: int, dtype: str, a100: Gpu) -> No
     operator = over_elements("elementwise", elements, operation, dtype)
     ((_, plan),) = plans(operator, a100)
     size = elements * operator.element_bytes
-    closed: Bytes = {name: (size, 0) for name in READS.get(operation, ("X",))}
+    closed: Bytes = dict.fromkeys(READS.get(operation, ("X",)), (size, 0))
     closed["out"] = (0, size)
     if operation == "dropout":
         closed["mask"] = (0, elements)
@@ -160,9 +160,9 @@ def test_norms(operation: str, rows: int, columns: int, dtype: str, a100: Gpu) -
     saved = ("mean", "rstd") if operation == "layer" else ("rstd",)
     matrix = rows * columns * size
     closed = {"X": (matrix, 0), "out": (0, matrix)} | dict.fromkeys(saved, (0, rows * 4))
-    again = {name: (blocks * columns * size, 0) for name in weights}
+    again = dict.fromkeys(weights, (blocks * columns * size, 0))
     left = agree(plan.kernels, [closed | again])
-    once = {name: (columns * size, 0) for name in weights}
+    once = dict.fromkeys(weights, (columns * size, 0))
     assert moved(traffic(plan.kernels).compulsory) == closed | once
     x = left["X"][0, 0].astype(np.float64)
     if operation == "layer":

@@ -103,15 +103,27 @@ def candidates(operator: Operator, gpu: Gpu) -> list[Candidate]:
         for splits in range(1, MOST_SPLITS + 1):
             part = -(-steps // splits)
             blocks = tiles * operator.batch * splits
-            if blocks <= gpu.sm_count and gemm.stages < _deepest(operator, gpu, gemm):
-                continue
-            each = -(-blocks // gpu.sm_count) * part
+            each = _most_steps(blocks, part, tiles * operator.batch * steps, gpu.sm_count)
             if splits > 1 and (part < LEAST_SPLIT_STEPS or each > (1 - SPLIT_SAVES) * least):
                 continue
             least = each
+            if blocks <= gpu.sm_count and gemm.stages < _deepest(operator, gpu, gemm):
+                continue
             cycles = each * step_cycles + (splits * sums if splits > 1 else 0)
             found.append(Candidate(gemm, splits, cycles / hz))
     return sorted(found, key=lambda candidate: candidate.least_s)
+
+
+def _most_steps(blocks: int, part: int, steps: int, sm_count: int) -> float:
+    """Steps of the SM that gets most, at least: of equal blocks a whole number, else the mean.
+
+    Args:
+        part: steps of the longest block.
+        steps: of all blocks.
+    """
+    if blocks * part == steps:
+        return -(-blocks // sm_count) * part
+    return max(part, steps / sm_count)
 
 
 def _step_cycles(operator: Operator, gemm: Gemm, gpu: Gpu) -> float:
