@@ -10,6 +10,7 @@ from fasim.problem import Scenario
 from fasim.schedules.fit import overflow
 from fasim.schedules.operators.plans import plans
 from fasim.schedules.plan import Refused
+from fasim.simulator.kernel_work import launch_s
 from fasim.verbs.predict import predict_plan
 from fasim.verbs.prediction import Prediction
 
@@ -81,9 +82,13 @@ def predict_op(
     scenario = scenario or Scenario()
     best: Prediction | None = None
     considered, fault = 0, ""
+    launch = launch_s(profile.gpu, scenario)
     for least_s, plan in plans(operator, profile.gpu):
-        if best is not None and best.time_s is not None and least_s >= best.time_s:
-            break  # none that follows is faster
+        if best is not None and best.time_s is not None:
+            if least_s + launch >= best.time_s:
+                break  # none that follows is faster
+            if least_s + launch * len(plan.kernels) >= best.time_s:
+                continue
         found = overflow(plan, profile.gpu)
         if found is not None:
             fault = fault or found

@@ -110,7 +110,9 @@ def validate_operators(
             progress(done, len(measurements))
         try:
             rows.append(_validated(measurement))
-        except (Unsupported, Refused, ProfileError) as reason:
+        except ProfileError:
+            unsupported.append(UnsupportedRow(measurement.id, f"no profile of {measurement.gpu}"))
+        except (Unsupported, Refused) as reason:
             unsupported.append(UnsupportedRow(measurement.id, str(reason)))
     if progress is not None:
         progress(len(measurements), len(measurements))
@@ -131,8 +133,8 @@ def _validated(row: OperatorMeasurement) -> ValidatedOperator:
     host_s, kernels_s = row.host_floor_s, found.time_s * row.repeats
     if host_s > MOST_HOST_SHARE * (host_s + kernels_s):
         raise Unsupported(
-            f"the host takes most of a {operator.kind} so short: its source's times have a floor "
-            f"of {host_s * 1e6:.0f} us"
+            f"the host takes most of the time of {operator.kind} so short: "
+            f"its source's times have a floor of {host_s * 1e6:.0f} us"
         )
     return ValidatedOperator(
         row, operator, measured_s * 1e3, (host_s + kernels_s) * 1e3, host_s * 1e3

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from fasim.operators import Operator
 
 # Tiles in the names of its kernels, and the bytes of the contracted side a step takes: mma.sync
-# (`ampere_fp16_s16816gemm_fp16_128x128_ldg8_f2f_stages_32x5`, `…_64x3`: elements of two bytes).
+# (`ampere_fp16_s16816gemm_fp16_128x128_ldg8_f2f_stages_32x5`, `…_64x3`: elements of two bytes; the
+# shorter step leaves room for a second block on the SM).
 TILES = (
     (256, 128),
     (128, 256),
@@ -34,21 +35,18 @@ TILES = (
     (64, 64),
     (32, 128),
 )
-STEP_BYTES = (64, 128)
 # wgmma: `nvjet_tst_128x256_64x4_1x2_h_bz_coopA_TNT` says tile, step x stages and cluster. That the
 # kernels are persistent is read from their grids, one block an SM (unverified).
 WGMMA_TILES = (
     (128, 256),
     (256, 128),
-    (128, 192),
-    (192, 128),
     (128, 128),
     (64, 256),
     (128, 64),
     (64, 128),
     (64, 64),
 )
-WGMMA_STEP_BYTES = 128
+SHORT_STEP_BYTES, LONG_STEP_BYTES = 64, 128
 WGMMA_SOURCE = "cuBLAS 12 kernel names (nvjet) in public traces (unverified)"
 CLUSTER = 2
 # Buffers of each operand: four in most names.
@@ -95,7 +93,7 @@ def candidates(operator: Operator, gpu: Gpu) -> list[Candidate]:
     hz = gpu.clock.tensor_hz if operator.dtype != "fp32" else gpu.clock.boost_hz
     ports = (gpu.l2.read_bytes_per_clock_per_sm, gpu.l2.write_bytes_per_clock_per_sm)
     sums = results * PARTIAL_BYTES * sum(1 / port for port in ports) / gpu.sm_count
-    for gemm in _kernels(operator, gpu):
+    for gemm, sharing in _kernels(operator, gpu):
         tiles = -(-operator.rows // gemm.tile_m) * -(-operator.columns // gemm.tile_n)
         steps = -(-operator.depth // gemm.k_step)
         step_cycles = _step_cycles(operator, gemm, gpu)
@@ -107,8 +105,8 @@ def candidates(operator: Operator, gpu: Gpu) -> list[Candidate]:
             if splits > 1 and (part < LEAST_SPLIT_STEPS or each > (1 - SPLIT_SAVES) * least):
                 continue
             least = each
-            if blocks <= gpu.sm_count and gemm.stages < _deepest(operator, gpu, gemm):
-                continue
+            if sharing > 1 and blocks <= gpu.sm_count:
+                continue  # no SM gets a second block: deeper buffers serve better
             cycles = each * step_cycles + (splits * sums if splits > 1 else 0)
             found.append(Candidate(gemm, splits, cycles / hz))
     return sorted(found, key=lambda candidate: candidate.least_s)
@@ -144,39 +142,29 @@ def _step_cycles(operator: Operator, gemm: Gemm, gpu: Gpu) -> float:
     )
 
 
-def _kernels(operator: Operator, gpu: Gpu) -> Iterator[Gemm]:
-    aligned = alignment_bytes(operator)
-    if operator.dtype == "fp32":
-        yield cublas.sgemm()
-    elif "wgmma" in gpu.features and aligned == ALIGNED_BYTES:
-        for tile in WGMMA_TILES:
-            yield from _staged(operator, gpu, tile, WGMMA_STEP_BYTES, _wgmma(tile))
-    else:  # also where rows are not aligned as TMA asks
-        for tile, step_bytes in product(TILES, STEP_BYTES):
-            mapping = replace(_mma_sync(tile), copy_bytes=aligned)
-            yield from _staged(operator, gpu, tile, step_bytes, mapping)
+def _kernels(operator: Operator, gpu: Gpu) -> Iterator[tuple[Gemm, int]]:
+    """Kernels, and the blocks that their stages leave room for on an SM.
 
-
-def _staged(
-    operator: Operator, gpu: Gpu, tile: Tile, step_bytes: int, mapping: Mapping
-) -> Iterator[Gemm]:
-    """With as many stages as a block has room for, and as leave room for a second block.
-
-    Two blocks an SM hide each other's prologue and epilogue; a small grid has but one.
+    Two blocks hide each other's prologue and epilogue.
     """
+    aligned = alignment_bytes(operator)
+    kinds: list[tuple[Mapping, Tile, int, int]] = []
+    if operator.dtype == "fp32":
+        yield cublas.sgemm(), 1
+    elif "wgmma" in gpu.features and aligned == ALIGNED_BYTES:
+        for tile, sharing in product(WGMMA_TILES, (1, 2)):
+            kinds.append((_wgmma(tile), tile, LONG_STEP_BYTES, sharing))
+    else:  # also where rows are not aligned as TMA asks
+        for tile in TILES:
+            mapping = replace(_mma_sync(tile), copy_bytes=aligned)
+            kinds.append((mapping, tile, LONG_STEP_BYTES, 1))
+            kinds.append((mapping, tile, SHORT_STEP_BYTES, 2))
     memory = gpu.shared_memory
-    alone = Gemm(*tile, step_bytes // operator.element_bytes, MOST_STAGES, mapping)
-    deepest = _deepest(operator, gpu, alone)
-    half = memory.capacity_bytes // 2 - memory.reserved_block_bytes
-    for stages in dict.fromkeys((deepest, min(deepest, half // (sum(tile) * step_bytes)))):
+    for mapping, tile, step_bytes, sharing in kinds:
+        room = memory.capacity_bytes // sharing - memory.reserved_block_bytes
+        stages = min(MOST_STAGES, min(room, memory.max_block_bytes) // (sum(tile) * step_bytes))
         if stages >= LEAST_STAGES:
-            yield replace(alone, stages=stages)
-
-
-def _deepest(operator: Operator, gpu: Gpu, gemm: Gemm) -> int:
-    """Stages of the same kernel alone on an SM."""
-    stage_bytes = (gemm.tile_m + gemm.tile_n) * gemm.k_step * operator.element_bytes
-    return min(MOST_STAGES, gpu.shared_memory.max_block_bytes // stage_bytes)
+            yield Gemm(*tile, step_bytes // operator.element_bytes, stages, mapping), sharing
 
 
 def _wgmma(tile: Tile) -> Mapping:
@@ -185,7 +173,7 @@ def _wgmma(tile: Tile) -> Mapping:
     Two blocks make a cluster along the narrower side, and share the wider operand.
     """
     rows, columns = tile
-    warps = {64: 4, 128: 8, 192: 12, 256: 8}[rows]
+    warps = 4 if rows == 64 else 8
     return Mapping(
         warps,
         "wgmma",
