@@ -67,9 +67,13 @@ def details(prediction: Prediction) -> list[str]:
 
 def intensity_line(found: Intensity) -> str:
     """Operations a byte, the ridge point, and on which side of it they are."""
+    each, ridge = (
+        f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+        for value in (found.flops_per_byte, found.ridge_flops_per_byte)
+    )
     return (
-        f"arithmetic intensity {found.flops_per_byte:.3g} FLOP/B, ridge point "
-        f"{found.ridge_flops_per_byte:.3g} ({found.unit} over DRAM): {found.bound}-bound"
+        f"arithmetic intensity {each} FLOP/B, ridge point {ridge} "
+        f"({found.unit} over DRAM): {found.bound}-bound"
     )
 
 
