@@ -1,4 +1,4 @@
-"""The command and its two groups of commands."""
+"""The command and its groups of commands."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ app = typer.Typer(
 )
 profiles_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="GPU profiles.")
 app.add_typer(profiles_app, name="profiles")
+operators_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="What does one operator cost: FLOPs, bytes, intensity, what bounds it, time?",
+)
+app.add_typer(operators_app, name="predict-op")
 study_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="A question that takes many predictions."
 )

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 
 @app.command(
-    epilog="Example: fasim validate --measured times.csv --implementation flash-attn-2 "
-    "--direction forward --min-seqlen 1024 --html report.html"
+    epilog="Examples: fasim validate --measured times.csv --implementation flash-attn-2 "
+    "--direction forward --min-seqlen 1024 --html report.html; "
+    "fasim validate --operators --gpu h100-sxm5"
 )
 def validate(
     measured: Annotated[
@@ -41,6 +42,10 @@ def validate(
         list[str] | None,
         typer.Option(metavar="MECHANISM", help="switch a mechanism of the model off; repeatable"),
     ] = None,
+    operators: Annotated[
+        bool,
+        typer.Option("--operators", help="operators, not attention; as a file of them says itself"),
+    ] = False,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="write the report as one HTML page, too")
     ] = None,
@@ -54,8 +59,12 @@ def validate(
     from fasim.problem import ProblemError
     from fasim.report.validations import left_out_lines, validation_text
     from fasim.verbs.measurements import DIRECTIONS, published
+    from fasim.verbs.operator_measurements import is_of_operators
     from fasim.verbs.validate import validate as compare
 
+    if operators or (measured is not None and is_of_operators(measured)):
+        _validate_operators(measured, gpu, as_json)
+        return
     if direction is not None:
         check_choice("direction", direction, tuple(DIRECTIONS.values()))
     if html is not None and not html.parent.is_dir():
@@ -104,3 +113,16 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _validate_operators(measured: Path | None, gpu: list[str] | None, as_json: bool) -> None:
+    from fasim.report.operators import operator_validation_text
+    from fasim.verbs.operator_measurements import published
+    from fasim.verbs.validate_operators import validate_operators
+
+    validation = validate_operators(
+        measured or published(),
+        keep=lambda row: not gpu or row.gpu in gpu,
+        progress=progress_of("rows"),
+    )
+    print_result(validation.to_dict, lambda: operator_validation_text(validation), as_json)

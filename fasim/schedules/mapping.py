@@ -23,6 +23,8 @@ class Mapping:
         producer_warps: warps beside the computing ones that only fetch tiles.
         buffers: (tensor, number of shared-memory buffers); a loaded tensor not named stays in
             registers.
+        copy_bytes: what a thread moves by one copy: 16 bytes, less where rows are not aligned to
+            them. cp.async takes 4 at least; 2 pass through a register and a store of their own.
         wait_before: (tensor, name of the matmul before which it must have arrived). A tensor
             not named is waited for at its first use.
         delayed: matmuls issued an iteration late, right behind the next tile's first: the
@@ -69,6 +71,7 @@ class Mapping:
     copy_unit: CopyUnit = "cp.async"
     producer_warps: int = 0
     buffers: tuple[tuple[str, int], ...] = ()
+    copy_bytes: int = 16
     wait_before: tuple[tuple[str, str], ...] = ()
     delayed: tuple[str, ...] = ()
     ping_pong: bool = False

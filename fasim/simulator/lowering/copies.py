@@ -8,12 +8,15 @@ from fasim.hardware.gpu import LDMATRIX_BYTES, WARP
 from fasim.schedules.record import Op
 from fasim.simulator.lowering.body import LoopBody
 from fasim.simulator.lowering.emitter import Emitter
-from fasim.simulator.lowering.instructions import ADDRESS_INSTRUCTIONS, COPY_BYTES
+from fasim.simulator.lowering.instructions import ADDRESS_INSTRUCTIONS
 from fasim.simulator.stream import Item
 
 # Arriving tiles are written into shared memory in pieces as large as a warp reads (ldmatrix.x4),
 # so that both take turns as they do in the memory's queue.
 ARRIVING_BYTES = LDMATRIX_BYTES
+# cp.async copies 4, 8 or 16 bytes (PTX ISA). Narrower, a copy is a load and a store.
+LEAST_ASYNC_BYTES = 4
+BANK_BYTES = 4  # of shared memory: a thread that stores fewer takes one all the same
 
 
 class Copies:
@@ -79,8 +82,13 @@ class Copies:
 
     def fill(self, pieces: int) -> None:
         """Writes the next pieces that arrive into shared memory."""
+        stores = 1.0  # what cp.async and TMA bring needs no instructions of its own
+        if self.mapping.copy_bytes < LEAST_ASYNC_BYTES:
+            stores = ARRIVING_BYTES / (WARP * BANK_BYTES)
         for tensor in self.arriving[:pieces]:
-            self.emitter.shared_memory(ARRIVING_BYTES, asynchronous=True, name=f"fill {tensor}")
+            self.emitter.shared_memory(
+                ARRIVING_BYTES, stores, asynchronous=True, name=f"fill {tensor}"
+            )
         del self.arriving[:pieces]
 
     def fill_share(self, remaining: int) -> None:
@@ -158,7 +166,7 @@ class Copies:
         moved = self.body.warp_bytes(load)
         count = 1  # TMA: one thread asks for the whole tile
         if self.mapping.copy_unit == "cp.async":
-            count = max(1, round(moved / (WARP * COPY_BYTES)))
+            count = max(1, round(moved / (WARP * self.mapping.copy_bytes)))
             addresses = ADDRESS_INSTRUCTIONS * count
             self.emitter.arithmetic("alu", addresses, name=f"address {load.name}")
         # A cluster's blocks fetch a share each, and every one gets the whole tile.
@@ -174,4 +182,5 @@ class Copies:
         # What arrives is written into shared memory while the next product runs; a tile that is
         # transposed there is read and written once more.
         passes = 3 if load.name in self.mapping.transposed else 1
+        passes *= max(1, BANK_BYTES // self.mapping.copy_bytes)
         self.arriving += [load.name] * max(1, round(passes * moved / ARRIVING_BYTES))
