@@ -12,6 +12,8 @@ from fasim.readings import numerics
 from fasim.readings.traffic import traffic
 from fasim.schedules import catalog
 from fasim.schedules.plan import Refused
+from tests.readings.backward_forms import GemmTiles, standard_backward
+from tests.readings.chains import shape_of
 
 PROBLEM = Attention(2, 3, 256, 192, 64)
 
@@ -46,6 +48,20 @@ def test_bytes_a_score_and_numerics_agree(a100: Gpu, causal: bool) -> None:
     }
     for kernel, level in zip(exact, run.kernels, strict=True):
         assert {n: a for n, a in kernel.global_.items() if a.total_bytes} == level
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_backward_moves_what_the_textbook_chain_does(a100: Gpu, dropout: float) -> None:
+    problem = replace(PROBLEM, seqlen_q=130, direction="backward", dropout=dropout)
+    kernels = catalog.plan(problem, a100, implementation="megatron").kernels
+    exact = traffic(kernels).kernels
+    run = numerics.run(kernels, numerics.random_inputs(problem))
+    closed = standard_backward(shape_of(problem), GemmTiles(128, 128, 32))
+    assert [kernel.kernel for kernel in exact] == [kernel.kernel for kernel in closed]
+    for kernel, level, counted in zip(exact, run.kernels, closed, strict=True):
+        for found in (kernel.global_, level):
+            moved = {n: (a.read_bytes, a.write_bytes) for n, a in found.items() if a.total_bytes}
+            assert moved == counted.global_
 
 
 def test_short_rows_go_by_twos(a100: Gpu) -> None:

@@ -18,11 +18,15 @@ from fasim.schedules.residency import block_use, residency
 NAME = "xformers-cutlass"
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("head_dim", [40, 128, 160])
-def test_forward_bytes(a100: Gpu, head_dim: int, causal: bool) -> None:
-    """Each row tile walks the key tiles it sees: Q with every one, O_accum between them."""
-    problem = Attention(1, 4, 150, 200, head_dim, kv_heads=2, causal=causal)
+def test_forward_bytes(a100: Gpu, head_dim: int, causal: bool, dropout: float) -> None:
+    """Each row tile walks the key tiles it sees: Q with every one, O_accum between them.
+
+    Dropout moves nothing.
+    """
+    problem = Attention(1, 4, 150, 200, head_dim, kv_heads=2, causal=causal, dropout=dropout)
     plan = catalog.plan(problem, a100, implementation=NAME)
     tile_m, tile_n = plan.tile
     row = 2 * head_dim

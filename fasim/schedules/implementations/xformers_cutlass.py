@@ -2,7 +2,7 @@
 
 P passes through shared memory, K/V go by ascending. Backward takes key tiles in parallel and adds
 up dQ in an FP32 workspace; it does so under locks, which atomic additions stand for here, and the
-last block to add rounds it, for which a kernel stands.
+last block to add rounds it, for which a kernel stands. Dropout changes no tile.
 """
 
 from __future__ import annotations
@@ -138,4 +138,5 @@ ENTRY = Entry(
     build=_build,
     check=_check,
     takes=(),
+    features=("dropout",),
 )
