@@ -30,7 +30,7 @@ GROUPED = (
     "pytorch",
 )
 # These take as many key/value heads as query heads, and square causal masks.
-PLAIN = ("flash-attn-0.1", "flash-attn-1", "megatron")
+PLAIN = ("flash-attn-0.1", "flash-attn-1", "megatron", "pytorch-math")
 HAVE_IT = (*GROUPED, *PLAIN)
 
 
@@ -39,7 +39,7 @@ def problem_of(name: str) -> Attention:
     if name in GROUPED:
         return replace(PROBLEM, dtype="bf16")
     dtype = "fp16" if name == "flash-attn-0.1" else "bf16"
-    return Attention(2, 4, 300, 300, 64, dropout=PROBLEM.dropout, dtype=dtype)
+    return Attention(1, 2, 300, 300, 64, dropout=PROBLEM.dropout, dtype=dtype)
 
 
 def planned(problem: Attention, gpu: Gpu, name: str, options: Options | None = None):

@@ -70,6 +70,13 @@ def softmax_block(seqlen_k: int) -> tuple[int, int]:
     return 8, 1  # cunn_SoftMaxForward: a row a block
 
 
+def softmax_mapping(seqlen_k: int) -> tuple[Mapping, int]:
+    """Mapping and rows of a block of the softmax kernel, or of its backward."""
+    warps, rows = softmax_block(seqlen_k)
+    instructions = SOFTMAX_SHORT if seqlen_k <= SHORT_ROW else SOFTMAX_LONG
+    return streaming(instructions, warps), rows
+
+
 def _copy_program(source: str, target: str, axis: str) -> Callable[[Block, Attention], None]:
     def copy(block: Block, _: Attention) -> None:
         rows = block.rows(axis)
@@ -120,9 +127,7 @@ def add_mask_kernel(problem: Attention) -> Kernel:
 
 def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
     """The chain: copies, QKᵀ, [mask], softmax, [dropout], PV, copy."""
-    warps, rows_per_block = softmax_block(problem.seqlen_k)
-    instructions = SOFTMAX_SHORT if problem.seqlen_k <= SHORT_ROW else SOFTMAX_LONG
-    softmax = streaming(instructions, warps)
+    softmax, rows_per_block = softmax_mapping(problem.seqlen_k)
     masked = (add_mask_kernel(problem),) if problem.masked else ()
     scores = "S_masked" if problem.masked else "S"
     return (
@@ -140,9 +145,7 @@ def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
 
 def backward_kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
     """The chain: a copy of dO, dV, dP, [dropout], grad·output, dS, dQ, dK, copies or group sums."""
-    warps, rows_per_block = softmax_block(problem.seqlen_k)
-    instructions = SOFTMAX_SHORT if problem.seqlen_k <= SHORT_ROW else SOFTMAX_LONG
-    softmax = streaming(instructions, warps)
+    softmax, rows_per_block = softmax_mapping(problem.seqlen_k)
     dk, dv = key_gradients(problem, "dK_copy", "dV_copy")
     p = after_dropout(problem, "P")
     into_place = (
