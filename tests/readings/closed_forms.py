@@ -274,8 +274,7 @@ def pytorch(shape: Shape, tile_m: int, tile_n: int, k_step: int) -> list[Counted
         *([add_mask] if shape.masked else []),
         softmax(shape, "S_masked" if shape.masked else "S"),
         *dropout(shape),
-        probability_value(shape, tile_m, tile_n, k_step, "V_copy", "O_copy"),
-        copy("O_copy", shape.query),
+        probability_value(shape, tile_m, tile_n, k_step, "V_copy"),
     ]
 
 

@@ -15,7 +15,7 @@ from fasim.schedules.chain import QUERY
 from fasim.schedules.dropout import after_dropout, dropout_gradient_kernels, dropout_kernels
 from fasim.schedules.gradients import key_gradients
 from fasim.schedules.implementations import cublas, pytorch
-from fasim.schedules.language import Kernel
+from fasim.schedules.language import Kernel, Tensor
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.plan import Entry, Options, Plan, chain_of, check_dtype, listed
 from fasim.schedules.standard import (
@@ -60,20 +60,23 @@ def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
 
 
 def backward_kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
-    """The chain: dV, dP, [dropout], scale-mask-softmax backward, dQ, dK.
+    """The chain: dV, dP, [dropout], scale-mask-softmax backward, dQ, dK, each scaled.
 
     14 bytes a score of two, and 5 for dropout.
     """
     mapping, rows = softmax_block(problem.seqlen_k)
     dk, dv = key_gradients(problem)
+    unscaled = Tensor("dK_unscaled", dk.axes, problem.dtype)
     p = after_dropout(problem, "P")
     return (
         key_gradient_kernel(problem, gemm, p, "dO", dv, 1.0, "value_gradient"),
         probability_gradient_kernel(problem, gemm),
         *dropout_gradient_kernels(problem, pytorch.streaming(pytorch.ELEMENTWISE, warps=4)),
         softmax_gradient_kernel(problem, mapping, rows),
-        query_gradient_kernel(problem, gemm),
-        key_gradient_kernel(problem, gemm, "dS", "Q", dk, problem.scale, "key_gradient"),
+        query_gradient_kernel(problem, gemm, dq="dQ_unscaled", scale=1.0),
+        pytorch.scale_kernel(problem, "dQ_unscaled", Tensor("dQ", QUERY, problem.dtype)),
+        key_gradient_kernel(problem, gemm, "dS", "Q", unscaled, 1.0, "key_gradient"),
+        pytorch.scale_kernel(problem, "dK_unscaled", dk),
     )
 
 

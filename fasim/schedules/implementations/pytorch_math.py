@@ -24,7 +24,11 @@ from fasim.schedules.implementations.pytorch_backward import (
 from fasim.schedules.language import Block, Kernel, Tensor
 from fasim.schedules.plan import Entry, Options, Plan, chain_of, check_dtype, listed
 from fasim.schedules.standard import probability_value_kernel, query_key_kernel
-from fasim.schedules.standard_backward import key_gradient_kernel, probability_gradient_kernel
+from fasim.schedules.standard_backward import (
+    key_gradient_kernel,
+    probability_gradient_kernel,
+    query_gradient_kernel,
+)
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
@@ -121,7 +125,7 @@ def backward_kernels(problem: Attention) -> tuple[Kernel, ...]:
         product_kernel(wide, elementwise),
         softmax_gradient_kernel(wide, softmax, rows_per_block),
         key_gradient_kernel(wide, gemm, "dS", "Q_scaled", dk, 1.0, "key_gradient"),
-        probability_value_kernel(wide, gemm, "K_scaled", "dQ_scaled", "dS", name="query_gradient"),
+        query_gradient_kernel(wide, gemm, "K_scaled", "dQ_scaled", scale=1.0),
         _scale(problem, "dK_scaled", "dK_copy", KEY),
         _scale(problem, "dQ_scaled", "dQ_copy", QUERY),
         *(_cast_back(problem, name, axes) for name, axes in GRADIENTS),
@@ -147,7 +151,7 @@ ENTRY = Entry(
     schedule="standard",
     title="PyTorch's math backend: everything in FP32, without tensor cores",
     source=SOURCE,
-    needs="fp16 or bf16, no shared K/V heads; twice standard's device memory for scores",
+    needs="fp16 or bf16, no shared K/V heads; device memory for scores of four bytes, and several copies",
     build=_build,
     check=_check,
     takes=(),

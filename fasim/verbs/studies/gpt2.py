@@ -83,6 +83,7 @@ PURPOSES = {
     "add_mask": "mask",
     "softmax": "softmax",
     "grad_output": "softmax",
+    "scale": "scale",
     "dropout": "dropout",
 }
 
