@@ -29,9 +29,11 @@ def test_flash_moves_between_compulsory_and_global_bytes_and_less_than_standard(
 ) -> None:
     for run in study.runs:
         levels = run.bytes_at
-        assert levels["compulsory"] <= levels["dram"] * 1.001
+        # Summed over kernels: a chain finds a little of what the kernel before left in L2.
+        assert levels["compulsory"] <= levels["dram"] * 1.01
         assert levels["dram"] <= levels["l2"] <= levels["global"]
     standard, flash = study.headlines
+    assert flash.bytes_at["compulsory"] <= flash.bytes_at["dram"]
     assert standard.bytes_at["dram"] > 5 * flash.bytes_at["dram"]
     assert standard.time_s > 2.5 * flash.time_s
 
