@@ -324,22 +324,30 @@ def copy(source: str, target: str, size: int) -> Counted:
     return both_levels(f"copy_{source}", {source: (size, 0), target: (0, size)})
 
 
+def scale(source: str, size: int, target: Bytes) -> Counted:
+    """A factor that autograd multiplies in by a kernel of its own."""
+    return both_levels(f"scale_{source}", {source: (size, 0), **target})
+
+
 def pytorch_backward(shape: Shape, gemm: GemmTiles) -> list[Counted]:
     """Autograd of `attention_pytorch`: 20 bytes a score of two bytes, and copies."""
     once = shape.scores
     product = {"P": (once, 0), "dP": (once, 0), "P_dP": (0, once)}
     gradient = {"P_dP": (once, 0), "P": (once, 0), "dS": (0, once)}
     outputs = key_outputs(shape, "dK_copy", "dV_copy")
+    scaled = one_output(outputs, "K")
+    ((_, key_bytes),) = scaled.values()
     p = f"P{shape.dropped}"
     return [
-        copy("dO", "dO_copy", shape.query),
-        key_gradient(shape, gemm, "value_gradient", p, "dO_copy", one_output(outputs, "V")),
-        probability_gradient(shape, gemm, "dO_copy", "V_copy"),
+        key_gradient(shape, gemm, "value_gradient", p, "dO", one_output(outputs, "V")),
+        probability_gradient(shape, gemm, v="V_copy"),
         *dropout_gradient(shape),
         both_levels("grad_output", product),
         both_levels("softmax_gradient", gradient),
-        query_gradient(shape, gemm, "K_copy", "dQ_copy"),
-        key_gradient(shape, gemm, "key_gradient", "dS", "Q_copy", one_output(outputs, "K")),
+        query_gradient(shape, gemm, "K_copy", "dQ_unscaled"),
+        scale("dQ_unscaled", shape.query, {"dQ_copy": (0, shape.query)}),
+        key_gradient(shape, gemm, "key_gradient", "dS", "Q_copy", {"dK_unscaled": (0, key_bytes)}),
+        scale("dK_unscaled", key_bytes, scaled),
         copy("dQ_copy", "dQ", shape.query),
         *(
             group_sums(shape)

@@ -2,7 +2,8 @@
 
 P passes through shared memory, K/V go by ascending. Backward takes key tiles in parallel and adds
 up dQ in an FP32 workspace; it does so under locks, which atomic additions stand for here, and the
-last block to add rounds it, for which a kernel stands.
+last block to add rounds it, for which a kernel stands. Dropout changes no tile.
+A window is one of a causal mask: `window_size` keys up to a query's own.
 """
 
 from __future__ import annotations
@@ -124,7 +125,10 @@ def _check(problem: Attention, gpu: Gpu) -> str | None:
         return f"it takes {listed(DTYPES)}, not {problem.dtype}"
     if problem.head_dim % 8 or problem.head_dim > 256:
         return f"it takes head_dim up to 256 in eights, not {problem.head_dim}"
-    if problem.causal and problem.seqlen_q > problem.seqlen_k:
+    _, right = problem.reach
+    if problem.window and right != 0:
+        return f"its window ends at a query's own key: it takes right 0, not {problem.window[1]}"
+    if problem.masked and problem.seqlen_q > problem.seqlen_k:
         return "its causal mask leaves no row without a key: it takes no more queries than keys"
     return check_dtype(problem, gpu)
 
@@ -138,4 +142,5 @@ ENTRY = Entry(
     build=_build,
     check=_check,
     takes=(),
+    features=("dropout", "window"),
 )
