@@ -44,6 +44,13 @@ class Mapping:
             issued instructions per element; the program's own count otherwise.
         warp_grid: rows × columns of warps over a tile of a product; all over rows if not given.
         warp_grids: (name of a matmul, its warp_grid) of those that differ.
+        product_step: contracted elements between two barriers of a product whose operands are
+            loaded for it alone: they come in pieces as long. 0 if tiles are loaded whole.
+        stages: pieces of an operand that shared memory holds.
+        fetched_after: (matmul, the matmul after which the first pieces of its operands are
+            fetched): their shared memory is taken until then. Right before itself if not named.
+        locked: tensors that blocks add to under a lock, and not atomically: read, added up by
+            the product that makes what is added, and written back.
         persistent: blocks stay and take tile after tile, whose start and end overlap.
         block_order: `grid` (blockIdx order), or `longest-first`: in sections of heads, all of a
             section's heaviest causal blocks, then the next lighter.
@@ -72,6 +79,10 @@ class Mapping:
     instructions_per_element: float | None = None
     warp_grid: tuple[int, int] | None = None
     warp_grids: tuple[tuple[str, tuple[int, int]], ...] = ()
+    product_step: int = 0
+    stages: int = 0
+    fetched_after: tuple[tuple[str, str], ...] = ()
+    locked: tuple[str, ...] = ()
     persistent: bool = False
     block_order: Literal["grid", "longest-first"] = "grid"
     section_bytes: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from fasim.schedules import (
     flash1_backward,
     flash2_backward,
     standard_backward,
+    streamed_backward,
     two_pass,
 )
 from fasim.schedules.gradients import STREAMING
@@ -48,6 +50,12 @@ def build_flash2(problem: Attention, tiles: Tiles) -> Kernels:
 def build_padded_flash2(problem: Attention, tiles: Tiles) -> Kernels:
     tiling = Tiling(tiles.tile_m, tiles.tile_n)
     return flash2_backward.kernels(problem, tiling, buffered("Q", "K", "V", "dO"), head_dim=96)
+
+
+def build_streamed(problem: Attention, tiles: Tiles, *, keys_resident: bool) -> Kernels:
+    tiling = Tiling(tiles.tile_m, tiles.tile_n)
+    mapping = buffered("Q", "K", "V", "dO", buffers=2)
+    return streamed_backward.kernels(problem, tiling, mapping, keys_resident=keys_resident)
 
 
 def build_flash1(problem: Attention, tiles: Tiles) -> Kernels:
@@ -81,6 +89,14 @@ CHAINS: dict[str, tuple[Build, ClosedForm]] = {
     "flash2, padded head": (
         build_padded_flash2,
         lambda s, t: forms.flash2_backward(s, t.tile_m, t.tile_n, compiled_head_dim=96),
+    ),
+    "streamed": (
+        partial(build_streamed, keys_resident=False),
+        lambda s, t: forms.streamed_backward(s, t.tile_m, t.tile_n, keys_resident=False),
+    ),
+    "streamed, K stays": (
+        partial(build_streamed, keys_resident=True),
+        lambda s, t: forms.streamed_backward(s, t.tile_m, t.tile_n, keys_resident=True),
     ),
     "two-pass": (build_two_pass, lambda s, t: forms.two_pass(s, t.tile_m, t.tile_n)),
     "standard": (build_standard, lambda s, t: forms.standard_backward(s, gemm_tiles(t))),
@@ -190,7 +206,7 @@ def test_blocks_in_another_order_give_the_same_bits_but_for_reductions(chain: st
     one, other = (numerics.run(kernels, inputs, seed) for seed in (1, 2))
     assert one.kernels == other.kernels
     for name, values in one.tensors.items():
-        if "flash2" in chain and name in ("dQ_accum", "dQ"):
+        if ("flash2" in chain or "streamed" in chain) and name in ("dQ_accum", "dQ"):
             assert np.abs(values - other.tensors[name]).max() < 2**-8  # the order of FP32 sums
         else:
             np.testing.assert_array_equal(values, other.tensors[name], err_msg=name)

@@ -45,6 +45,7 @@ class LoopBody:
         count = len(passes) // 2 ** len(path)
         before, self.ops = passes[-2 * count : -count], passes[-count:]
         self.carried = {was.index: op for was, op in zip(before, self.ops, strict=True)}
+        self._inside = {op.index for op in self.ops}
         self._delayed = [
             op for op in self.ops if op.kind == "matmul" and op.name in self.mapping.delayed
         ]
@@ -122,6 +123,18 @@ class LoopBody:
     def is_buffered(self, op: Op) -> bool:
         """Whether this is a load into shared memory."""
         return op.kind == "load" and self.mapping.buffer_count(op.name) > 0
+
+    def streamed_operands(self, product: Op) -> list[Op]:
+        """The operands of a product that it loads in pieces, for itself alone."""
+        if not self.mapping.product_step:
+            return []
+        sources = self.sources(product)[:2]
+        return [op for op in sources if op.kind == "load" and op.index in self._inside]
+
+    def is_streamed(self, op: Op) -> bool:
+        """Whether this is a load that a product takes in pieces."""
+        users = [user for user in self.used(op) if user.kind == "matmul"]
+        return any(op in self.streamed_operands(user) for user in users)
 
     def is_table(self, op: Op) -> bool:
         """Whether a load brings nothing but entries of a table, which tell where others lie."""

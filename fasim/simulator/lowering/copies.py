@@ -30,7 +30,7 @@ class Copies:
 
     def __init__(self, body: LoopBody, emitter: Emitter) -> None:
         self.body, self.emitter, self.mapping = body, emitter, body.mapping
-        self.buffered = [op for op in body.ops if body.is_buffered(op)]
+        self.buffered = [op for op in body.ops if body.is_buffered(op) and not body.is_streamed(op)]
         self.points: dict[int, list[Op]] = {}  # position in the body → loads waited for there
         for load in self.buffered:
             self.points.setdefault(self._wait_point(load), []).append(load)
@@ -133,9 +133,13 @@ class Copies:
         return entries
 
     def _copy(self, load: Op) -> None:
-        """Issues a tile's next copy: through the L2 port, then into shared memory."""
-        self.loaded_bytes += self.body.tile_bytes(load)
-        moved = self.body.warp_bytes(load)
+        """Issues a tile's next copy."""
+        self.copies[load.index] = self.issue(load)
+
+    def issue(self, load: Op, parts: int = 1) -> int:
+        """Issues the copy of one of a tile's parts: through the L2 port, into shared memory."""
+        self.loaded_bytes += self.body.tile_bytes(load) // parts
+        moved = self.body.warp_bytes(load) / parts
         count = 1  # TMA: one thread asks for the whole tile
         if self.mapping.copy_unit == "cp.async":
             count = max(1, round(moved / (WARP * COPY_BYTES)))
@@ -150,8 +154,8 @@ class Copies:
             tensor=load.name,
             name=f"copy {load.name}",
         )
-        self.copies[load.index] = copy
         # What arrives is written into shared memory while the next product runs; a tile that is
         # transposed there is read and written once more.
         passes = 3 if load.name in self.mapping.transposed else 1
         self.arriving += [load.name] * max(1, round(passes * moved / ARRIVING_BYTES))
+        return copy
