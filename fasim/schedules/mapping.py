@@ -24,7 +24,8 @@ class Mapping:
         buffers: (tensor, number of shared-memory buffers); a loaded tensor not named stays in
             registers.
         wait_before: (tensor, name of the matmul before which it must have arrived). A tensor
-            not named is waited for at its first use.
+            not named is waited for at its first use. One that comes into registers, and is named,
+            goes on from there into shared memory.
         delayed: matmuls issued an iteration late, right behind the next tile's first: the
             softmax in between runs beside them (FlashAttention-3, intra-warpgroup overlap).
         ping_pong: warpgroups take turns at the tensor cores, so that one's softmax runs beside
@@ -42,6 +43,9 @@ class Mapping:
             tiles never lie in shared memory whole; otherwise the sum of its buffers.
         instructions_per_element: for streaming kernels whose compiled length is known:
             issued instructions per element; the program's own count otherwise.
+        overhead: what a warp issues in an iteration of the main loop for addresses, bounds and
+            control, where the compiled loop is known: instructions of the integer pipe, of
+            FP32's (integer multiply-adds), and others; estimated otherwise.
         warp_grid: rows × columns of warps over a tile of a product; all over rows if not given.
         warp_grids: (name of a matmul, its warp_grid) of those that differ.
         product_step: contracted elements between two barriers of a product whose operands are
@@ -77,6 +81,7 @@ class Mapping:
     computing_registers: int | None = None
     shared_memory_bytes: int | None = None
     instructions_per_element: float | None = None
+    overhead: tuple[int, int, int] | None = None
     warp_grid: tuple[int, int] | None = None
     warp_grids: tuple[tuple[str, tuple[int, int]], ...] = ()
     product_step: int = 0

@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 from fasim.problem import Attention
 from fasim.schedules.chain import KEY, QUERY, ROWS, axes_of
-from fasim.schedules.flash2_backward import convert_dq
 from fasim.schedules.gradients import STREAMING, group_sums, key_gradients
 from fasim.schedules.language import LOG2_E, Block, Kernel, Rows, Tensor, Tile
 from fasim.schedules.mapping import Mapping
@@ -49,24 +48,30 @@ def _delta(block: Block) -> None:
 def _gradients(
     block: Block, problem: Attention, n_rows: Rows, keys_of_scores: Callable[[], Tile]
 ) -> None:
-    scale_log2 = problem.scale * LOG2_E
     dk, dv = key_gradients(problem)
     d = block.all("d")
     acc_dk, acc_dv = block.full(0.0, n_rows, d), block.full(0.0, n_rows, d)
     for m_rows in block.loop("q", seen_from=n_rows):
         delta = block.load("delta", m_rows)
-        s = block.mask(block.matmul(block.load("Q", m_rows), keys_of_scores().T, name="S"))
+        s = block.matmul(block.load("Q", m_rows), keys_of_scores().T, name="S")
+        s = block.mask(s * problem.scale)
         lse = block.load("LSE", m_rows)
-        p = (s * scale_log2 - lse.finite() * LOG2_E).exp2()
+        p = ((s - lse.finite()) * LOG2_E).exp2()
         p_operand = block.dropout(p).to(problem.dtype)
         acc_dv = block.matmul(p_operand.T, block.load("dO", m_rows), acc=acc_dv, name="dV")
         dp = block.matmul(block.load("dO", m_rows), block.load("V", n_rows).T, name="dP")
-        ds = (p * (block.dropout(dp) - delta)).to(problem.dtype)
+        ds = (p * (block.dropout(dp) - delta) * problem.scale).to(problem.dtype)
         dq = block.matmul(ds, block.load("K", n_rows), name="dQ")
         block.reduce("dQ_accum", dq, m_rows)
         acc_dk = block.matmul(ds.T, block.load("Q", m_rows), acc=acc_dk, name="dK")
-    block.store(dk.name, (acc_dk * problem.scale).to(problem.dtype), n_rows)
+    block.store(dk.name, acc_dk.to(problem.dtype), n_rows)
     block.store(dv.name, acc_dv.to(problem.dtype), n_rows)
+
+
+def convert_dq(block: Block, problem: Attention) -> None:
+    """read dQ_accum; write dQ, rounded."""
+    m_rows = block.rows("q")
+    block.store("dQ", block.load("dQ_accum", m_rows).to(problem.dtype), m_rows)
 
 
 def kernels(

@@ -34,6 +34,11 @@ class Copies:
         self.points: dict[int, list[Op]] = {}  # position in the body → loads waited for there
         for load in self.buffered:
             self.points.setdefault(self._wait_point(load), []).append(load)
+        named = dict(self.mapping.wait_before)
+        self.direct: dict[int, list[Op]] = {}  # the same of loads into registers, where named
+        for load in body.ops:
+            if load.kind == "load" and load.name in named and not body.is_buffered(load):
+                self.direct.setdefault(self._wait_point(load), []).append(load)
         self.issue_points = {self._issue_point(load)[0] for load in self.buffered}
         self.waits: dict[int, int] = {}  # load → item that waits for it
         self.copies: dict[int, int] = {}  # load → item of its copy
@@ -42,11 +47,14 @@ class Copies:
 
     def waits_at(self, position: int) -> bool:
         """Whether the block waits for a tile before this operation."""
-        return position in self.points or position in self.issue_points
+        return any(position in at for at in (self.points, self.issue_points, self.direct))
 
     def arrive(self, position: int) -> None:
         """Waits for the loads of this point, joins the block, issues what has room now."""
-        if not self.waits_at(position):
+        for load in self.direct.get(position, ()):
+            needs = tuple((item, 0) for item in self.emitter.after((load.index,)))
+            self.emitter.append(Item("wait", 1, 0, needs=needs, cause="l2", name=f"wait {load.name}"))
+        if position not in self.points and position not in self.issue_points:
             return
         for load in self.points.get(position, ()):
             wait = self.emitter.append(Item("wait", 1, 0, cause="l2", name=f"wait {load.name}"))
@@ -143,8 +151,9 @@ class Copies:
         count = 1  # TMA: one thread asks for the whole tile
         if self.mapping.copy_unit == "cp.async":
             count = max(1, round(moved / (WARP * COPY_BYTES)))
-            addresses = ADDRESS_INSTRUCTIONS * count
-            self.emitter.arithmetic("alu", addresses, name=f"address {load.name}")
+            if self.mapping.overhead is None:
+                addresses = ADDRESS_INSTRUCTIONS * count
+                self.emitter.arithmetic("alu", addresses, name=f"address {load.name}")
         # A cluster's blocks fetch a share each, and every one gets the whole tile.
         copy = self.emitter.l2(
             "copy",

@@ -31,21 +31,25 @@ class Locks:
         for op in sums:
             lock = self.emitter.l2("global", LOCK_BYTES, name="take lock")
             self.emitter.append(Item("barrier", 1, 0, needs=((lock, 0),)))
+            self._fence()
             moved = self.body.warp_bytes(op)
             loads.append(self.emitter.l2("global", moved, name=f"load {op.name}"))
         return loads
 
     def give(self, op: Op) -> None:
-        """Writes the sum, waits until it is visible, joins the block and frees the lock."""
-        stored = self.emitter.l2(
-            "global",
-            self.body.warp_bytes(op),
-            needs=self.emitter.after(op.inputs),
-            write=True,
-            visible=True,
-            name=f"store {op.name}",
-        )
-        fence = Item("wait", 1, 0, needs=((stored, 0),), cause="l2", name="fence")
-        self.emitter.append(fence)
+        """Behind the product: writes the sum and, once all can see it, frees the lock.
+
+        The block joins before, to know whether it is the last one to add, and in between.
+        """
         self.emitter.append(Item("barrier", 1, 0))
+        moved, needs = self.body.warp_bytes(op), self.emitter.after(op.inputs)
+        self.emitter.l2("global", moved, needs=needs, write=True, name=f"store {op.name}")
+        self._fence()
+        self.emitter.append(Item("barrier", 1, 0))
+        self._fence()
         self.emitter.l2("global", LOCK_BYTES, write=True, name="free lock")
+
+    def _fence(self) -> None:
+        """MEMBAR: a round trip to L2, behind all that went there before."""
+        sent = self.emitter.l2("global", LOCK_BYTES, write=True, visible=True, name="fence")
+        self.emitter.append(Item("wait", 1, 0, needs=((sent, 0),), cause="l2", name="wait fence"))

@@ -108,6 +108,7 @@ def _items(body: LoopBody, turn: Turn | None) -> tuple[tuple[Item, ...], int]:
         if is_elementwise(op):
             pending.append(op)
         elif op.kind == "matmul":
+            products.set_up()
             staging.join(op)
             pieces.begin(op)
             products.emit(op, locks.take(op))
@@ -132,7 +133,8 @@ def _items(body: LoopBody, turn: Turn | None) -> tuple[tuple[Item, ...], int]:
     pieces.finish()
     copies.finish()
     emitter.finish()
-    emitter.arithmetic("alu", LOOP_INSTRUCTIONS, name="loop")
+    if body.mapping.overhead is None:
+        emitter.arithmetic("alu", LOOP_INSTRUCTIONS, name="loop")
     return tuple(emitter.items), copies.loaded_bytes
 
 

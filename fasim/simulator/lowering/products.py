@@ -40,6 +40,17 @@ class Products:
         self.k_elements = MMA_K_BYTES // self.element_bytes  # contracted by one instruction
         self.last = max((op.index for op in body.ops if op.kind == "matmul"), default=-1)
 
+    def set_up(self) -> None:
+        """A product's share of the compiled loop's overhead: iterators over its operands."""
+        if self.mapping.overhead is None:
+            return
+        products = sum(op.kind == "matmul" for op in self.body.ops)
+        integer, fp32, others = (count / products for count in self.mapping.overhead)
+        self.emitter.arithmetic("alu", integer, name="set up")
+        self.emitter.arithmetic("fp32", fp32, name="set up")
+        # Branches, and what runs once a warp: these take an issue slot, and no pipe kept here.
+        self.emitter.append(Item("alu", max(1, round(others)), 0, name="set up"))
+
     def emit(self, op: Op, sums: list[int]) -> None:
         """Emits one product; its value is visible after the items of its last k-step.
 
