@@ -53,7 +53,9 @@ class Copies:
         """Waits for the loads of this point, joins the block, issues what has room now."""
         for load in self.direct.get(position, ()):
             needs = tuple((item, 0) for item in self.emitter.after((load.index,)))
-            self.emitter.append(Item("wait", 1, 0, needs=needs, cause="l2", name=f"wait {load.name}"))
+            self.emitter.append(
+                Item("wait", 1, 0, needs=needs, cause="l2", name=f"wait {load.name}")
+            )
         if position not in self.points and position not in self.issue_points:
             return
         for load in self.points.get(position, ()):
