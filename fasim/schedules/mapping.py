@@ -48,6 +48,8 @@ class Mapping:
             FP32's (integer multiply-adds), and others; estimated otherwise.
         warp_grid: rows × columns of warps over a tile of a product; all over rows if not given.
         warp_grids: (name of a matmul, its warp_grid) of those that differ.
+        lies_transposed: matmuls whose result is computed transposed. Where it meets another
+            product's, element by element, it is read from shared memory, staged as an operand.
         product_step: contracted elements between two barriers of a product whose operands are
             loaded for it alone: they come in pieces as long. 0 if tiles are loaded whole.
         stages: pieces of an operand that shared memory holds.
@@ -84,6 +86,7 @@ class Mapping:
     overhead: tuple[int, int, int] | None = None
     warp_grid: tuple[int, int] | None = None
     warp_grids: tuple[tuple[str, tuple[int, int]], ...] = ()
+    lies_transposed: tuple[str, ...] = ()
     product_step: int = 0
     stages: int = 0
     fetched_after: tuple[tuple[str, str], ...] = ()

@@ -156,6 +156,7 @@ def backward_mapping(kernel: Backward) -> Mapping:
         warp_grid=(down, across),
         warp_grids=(("dV", keys), ("dK", keys)),
         shared_memory_bytes=kernel.shared_memory_bytes,
+        lies_transposed=("S",),
         product_step=K_STEP,
         stages=BACKWARD_STAGES,
         fetched_after=PRELOADS if kernel.preloads else (),

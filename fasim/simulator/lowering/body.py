@@ -9,7 +9,12 @@ from fasim.hardware.gpu import WARP
 from fasim.schedules.language import ELEMENT_BYTES
 from fasim.schedules.record import Op, Record
 from fasim.schedules.residency import staged_operands
-from fasim.simulator.lowering.instructions import REDUCTIONS, Arithmetic, instruction_cost
+from fasim.simulator.lowering.instructions import (
+    REDUCTIONS,
+    Arithmetic,
+    instruction_cost,
+    is_elementwise,
+)
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
@@ -140,6 +145,25 @@ class LoopBody:
         """Whether a load brings nothing but entries of a table, which tell where others lie."""
         kinds = {user.kind for user in self.used(op)}
         return op.kind == "load" and kinds == {"load"}
+
+    def lies_elsewhere(self, source: Op, op: Op) -> bool:
+        """Whether other lanes hold a value than those that compute `op` with it.
+
+        It comes of a product whose result lies transposed, and meets one that does not.
+        """
+        apart = set(self.mapping.lies_transposed)
+        if not apart or not apart & self._products(source):
+            return False
+        others = [other for other in self.sources(op) if other is not source]
+        return any(self._products(other) - apart for other in others)
+
+    def _products(self, op: Op) -> set[str]:
+        """The products that a tile of this iteration is computed from, element by element."""
+        if op.kind == "matmul":
+            return {op.name}
+        if op.index not in self._inside or not is_elementwise(op):
+            return set()
+        return set().union(*(self._products(source) for source in self.sources(op)))
 
     def is_staged(self, op: Op) -> bool:
         """Whether a computed tile passes through shared memory into a product."""
