@@ -3,8 +3,8 @@
 P passes through shared memory, K/V go by ascending; all products stream their operands in pieces
 of 32 along the contracted side. Backward takes key tiles in parallel and adds up dQ in an FP32
 workspace under locks. The last block to add rounds it, for which a kernel stands here. Not
-modelled: dK and dV in a workspace too, where they do not fit registers (head_dim over 128, and
-over 64 where shared memory is small); several key tiles a block (up to two, on short problems).
+modelled: dK and dV in a workspace too, where they do not fit registers (head_dim over 128, over 96
+where shared memory is small); two key tiles a block, where keys are that few and heads many.
 """
 
 from __future__ import annotations
@@ -41,15 +41,10 @@ ELEMENT_BYTES = 2
 DELTA_BYTES = 4  # of a row, in shared memory
 WARP_SIDE = 32  # rows and columns of a result that a warp computes
 ROW_PADDING = 8  # elements between the rows of P and dS in shared memory
-LARGE_BLOCK = 144 * 1024  # shared memory that 128 x 128 backward tiles of head_dim 128 ask for
-# Iterators are set up anew for every product. Counted in the machine code for sm_80 of v0.0.20,
-# fp16, along the path of a whole tile without mask, bias and dropout. Other kernels: not counted.
-OVERHEAD = {
-    ("forward", (64, 64)): (157, 108, 161),
-    ("forward", (64, 128)): (176, 160, 188),
-    ("backward", (64, 64)): (403, 303, 178),
-    ("backward", (128, 128)): (595, 411, 717),
-}
+# Overhead, here and of backward: iterators are set up anew for every product. Counted in machine
+# code (v0.0.20, sm_80, fp16) along the path of a whole tile without mask, bias and dropout, at the
+# widest head of the kernel. Other kernels: not counted.
+FORWARD_OVERHEAD = {(64, 64): (157, 108, 161), (64, 128): (176, 160, 188)}
 WIDEST = 65536  # "head_dim" of the kernels for any
 
 
@@ -67,6 +62,7 @@ class Backward:
     Attributes:
         tile: (tile_m, tile_n).
         widest: the head_dim it is compiled for at most.
+        overhead: of its loop, where it has been counted.
         preloads: whether a product's first pieces are fetched while the one before ends, which
             takes shared memory for both.
     """
@@ -74,6 +70,7 @@ class Backward:
     tile: Tile
     registers: int
     widest: int
+    overhead: tuple[int, int, int] | None = None
     preloads: bool = True
 
     @property
@@ -96,18 +93,22 @@ class Backward:
         return ELEMENT_BYTES * elements + DELTA_BYTES * rows
 
 
+SMALL = Backward((64, 64), 168, 64, overhead=(403, 303, 178))
+LARGE = Backward((128, 128), 128, 128, overhead=(595, 411, 717))
+ANY_WIDTH = Backward((128, 64), 176, WIDEST, preloads=False)
+
+
 def backward_pick(gpu: Gpu, head_dim: int) -> Backward:
-    """The kernel that the dispatcher takes."""
-    roomy = gpu.shared_memory.max_block_bytes >= LARGE_BLOCK
-    if head_dim <= 64:
-        return Backward((64, 64), 168, 64)
-    if not roomy and head_dim <= 96:
+    """The kernel that the dispatcher takes: the first that is wide enough and fits."""
+    if head_dim <= SMALL.widest:
+        return SMALL
+    if head_dim > LARGE.widest:
+        return ANY_WIDTH
+    if gpu.shared_memory.max_block_bytes >= LARGE.shared_memory_bytes:
+        return LARGE
+    if head_dim <= 96:
         return Backward((128, 64), 206, 96)
-    if not roomy:
-        return Backward((64, 64), 166, WIDEST, preloads=False)
-    if head_dim <= 128:
-        return Backward((128, 128), 128, 128)
-    return Backward((128, 64), 176, WIDEST, preloads=False)
+    return Backward((64, 64), 166, 128, preloads=False)
 
 
 # Whose end frees the shared memory of the first pieces of whose operands.
@@ -134,7 +135,7 @@ def forward_mapping(tile: Tile, head_dim: int) -> Mapping:
         down * across,
         buffers=(("Q", 1), ("K", 1), ("V", 1)),
         registers_per_thread=REGISTERS,
-        overhead=OVERHEAD.get(("forward", tile)),
+        overhead=FORWARD_OVERHEAD.get(tile),
         warp_grid=(down, across),
         shared_memory_bytes=_streamed_bytes(tile, head_dim),
         product_step=K_STEP,
@@ -152,7 +153,7 @@ def backward_mapping(kernel: Backward) -> Mapping:
         down * across,
         buffers=(("Q", 2), ("dO", 2), ("K", 2), ("V", 1)),
         registers_per_thread=kernel.registers,
-        overhead=OVERHEAD.get(("backward", kernel.tile)),
+        overhead=kernel.overhead,
         warp_grid=(down, across),
         warp_grids=(("dV", keys), ("dK", keys)),
         shared_memory_bytes=kernel.shared_memory_bytes,
