@@ -26,7 +26,8 @@ class Mapping:
         copy_bytes: what a thread moves by one copy: 16 bytes, less where rows are not aligned to
             them. cp.async takes 4 at least; 2 pass through a register and a store of their own.
         wait_before: (tensor, name of the matmul before which it must have arrived). A tensor
-            not named is waited for at its first use.
+            not named is waited for at its first use. One that comes into registers, and is named,
+            goes on from there into shared memory.
         delayed: matmuls issued an iteration late, right behind the next tile's first: the
             softmax in between runs beside them (FlashAttention-3, intra-warpgroup overlap).
         ping_pong: warpgroups take turns at the tensor cores, so that one's softmax runs beside
@@ -53,8 +54,20 @@ class Mapping:
             tiles never lie in shared memory whole; otherwise the sum of its buffers.
         instructions_per_element: for streaming kernels whose compiled length is known:
             issued instructions per element; the program's own count otherwise.
+        overhead: what a warp issues in an iteration of the main loop for addresses, bounds and
+            control, where the compiled loop is known: instructions of the integer pipe, of
+            FP32's (integer multiply-adds), and others; estimated otherwise.
         warp_grid: rows × columns of warps over a tile of a product; all over rows if not given.
         warp_grids: (name of a matmul, its warp_grid) of those that differ.
+        lies_transposed: matmuls whose result is computed transposed. Where it meets another
+            product's, element by element, it is read from shared memory, staged as an operand.
+        product_step: contracted elements between two barriers of a product whose operands are
+            loaded for it alone: they come in pieces as long. 0 if tiles are loaded whole.
+        stages: pieces of an operand that shared memory holds.
+        fetched_after: (matmul, the matmul after which the first pieces of its operands are
+            fetched): their shared memory is taken until then. Right before itself if not named.
+        locked: tensors that blocks add to under a lock, and not atomically: read, added up by
+            the product that makes what is added, and written back.
         persistent: blocks stay and take tile after tile, whose start and end overlap.
         block_order: `grid` (blockIdx order), or `longest-first`: in sections of heads, all of a
             section's heaviest causal blocks, then the next lighter.
@@ -87,8 +100,14 @@ class Mapping:
     computing_registers: int | None = None
     shared_memory_bytes: int | None = None
     instructions_per_element: float | None = None
+    overhead: tuple[int, int, int] | None = None
     warp_grid: tuple[int, int] | None = None
     warp_grids: tuple[tuple[str, tuple[int, int]], ...] = ()
+    lies_transposed: tuple[str, ...] = ()
+    product_step: int = 0
+    stages: int = 0
+    fetched_after: tuple[tuple[str, str], ...] = ()
+    locked: tuple[str, ...] = ()
     persistent: bool = False
     block_order: Literal["grid", "longest-first"] = "grid"
     section_bytes: int = 0

@@ -162,6 +162,61 @@ def flash3_backward(
     ]
 
 
+def streamed_backward(
+    shape: Shape, tile_m: int, tile_n: int, *, keys_resident: bool
+) -> list[Counted]:
+    """xFormers v0.0.20, kernel_backward.h: five products, each loads what it multiplies.
+
+    K_j Q_i, P dO_i, dO_i V_j, dS K_j, dS Q_i; K of the first once a block, if it stays. Every
+    block goes over all of O and dO first, for delta, which it writes and reads back.
+    """
+    seen, heads, row = visited(shape, tile_m, tile_n), shape.all_heads, shape.head_dim
+    blocks, e = ceil(shape.k_len, tile_n), shape.element_bytes
+    accum = accumulated_query(shape)
+    seeing = shape.seeing_rows
+    by_row, vector = shape.query // shape.q_len * seeing, shape.rows // shape.q_len * seeing
+    key_steps = 0  # rows of K or V over all pairs
+    for keys in tiles(shape.k_len, tile_n):
+        key_steps += len(keys) * sum(
+            shape.any_sees(rows, keys) for rows in tiles(shape.q_len, tile_m)
+        )
+    query_read, key_read = heads * seen.query_rows * row * e, heads * key_steps * row * e
+    first_keys = heads * seen.key_rows * row * e if keys_resident else key_read
+    row_read = heads * seen.query_rows * ROW_BYTES
+    outputs = key_outputs(shape)
+    main = Counted(
+        "streamed_backward",
+        compulsory={
+            "Q": (by_row, 0),
+            **dict.fromkeys(("K", "V"), (shape.seen_key, 0)),
+            **dict.fromkeys(("O", "dO"), (shape.query, 0)),
+            "LSE": (vector, 0),
+            "delta": (0, shape.rows),
+            **outputs,
+        },
+        global_={
+            "Q": (2 * query_read, 0),
+            "K": (first_keys + key_read, 0),
+            "V": (key_read, 0),
+            "O": (blocks * shape.query, 0),
+            "dO": (blocks * shape.query + 2 * query_read, 0),
+            "LSE": (row_read, 0),
+            "delta": (row_read, blocks * shape.rows),
+            **outputs,
+        },
+        compulsory_reduced={"dQ_accum": accum // shape.q_len * seeing},
+        reduced={"dQ_accum": heads * seen.query_rows * row * 4},
+        executed_flops=heads * seen.pairs * 5 * 2 * tile_m * tile_n * row,
+        useful_flops=heads * shape.pairs * 5 * 2 * row,
+    )
+    return [
+        both_levels("zero_dq", {"dQ_accum": (0, accum)}),
+        main,
+        *group_sums(shape),
+        both_levels("convert_dq", {"dQ_accum": (accum, 0), "dQ": (0, shape.query)}),
+    ]
+
+
 def flash1_backward(shape: Shape, tile_m: int, tile_n: int) -> list[Counted]:
     """Dao et al. 2022, Algorithm 4: each key tile walks the rows; dQ comes and goes."""
     seen, heads, row = visited(shape, tile_m, tile_n), shape.all_heads, shape.head_dim

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from fasim.schedules import (
     flash2_backward,
     flash3_backward,
     standard_backward,
+    streamed_backward,
     two_pass,
 )
 from fasim.schedules.gradients import STREAMING
@@ -61,6 +63,12 @@ def build_padded_flash3(problem: Attention, tiles: Tiles) -> Kernels:
     return flash3_backward.kernels(problem, tiling, buffered("Q", "K", "V", "dO"), head_dim=96)
 
 
+def build_streamed(problem: Attention, tiles: Tiles, *, keys_resident: bool) -> Kernels:
+    tiling = Tiling(tiles.tile_m, tiles.tile_n)
+    mapping = buffered("Q", "K", "V", "dO", buffers=2)
+    return streamed_backward.kernels(problem, tiling, mapping, keys_resident=keys_resident)
+
+
 def build_flash1(problem: Attention, tiles: Tiles) -> Kernels:
     tiling = Tiling(tiles.tile_m, tiles.tile_n)
     return flash1_backward.kernels(problem, tiling, buffered("Q", "K", "V", "O", "dO", "dQ"))
@@ -98,6 +106,14 @@ CHAINS: dict[str, tuple[Build, ClosedForm]] = {
         build_padded_flash3,
         lambda s, t: forms.flash3_backward(s, t.tile_m, t.tile_n, compiled_head_dim=96),
     ),
+    "streamed": (
+        partial(build_streamed, keys_resident=False),
+        lambda s, t: forms.streamed_backward(s, t.tile_m, t.tile_n, keys_resident=False),
+    ),
+    "streamed, K stays": (
+        partial(build_streamed, keys_resident=True),
+        lambda s, t: forms.streamed_backward(s, t.tile_m, t.tile_n, keys_resident=True),
+    ),
     "two-pass": (build_two_pass, lambda s, t: forms.two_pass(s, t.tile_m, t.tile_n)),
     "standard": (build_standard, lambda s, t: forms.standard_backward(s, gemm_tiles(t))),
     "pytorch": (build_pytorch, lambda s, t: forms.pytorch_backward(s, gemm_tiles(t))),
@@ -108,6 +124,7 @@ ON_HOPPER = ("flash3", "flash-attn-3")
 REDUCED = {
     "flash2": ("dQ_accum", "dQ"),
     "flash3": ("dQ_accum", "dQ", "dK_accum", "dK", "dV_accum", "dV"),
+    "streamed": ("dQ_accum", "dQ"),
 }
 
 

@@ -33,10 +33,15 @@ class Copies:
 
     def __init__(self, body: LoopBody, emitter: Emitter) -> None:
         self.body, self.emitter, self.mapping = body, emitter, body.mapping
-        self.buffered = [op for op in body.ops if body.is_buffered(op)]
+        self.buffered = [op for op in body.ops if body.is_buffered(op) and not body.is_streamed(op)]
         self.points: dict[int, list[Op]] = {}  # position in the body → loads waited for there
         for load in self.buffered:
             self.points.setdefault(self._wait_point(load), []).append(load)
+        named = dict(self.mapping.wait_before)
+        self.direct: dict[int, list[Op]] = {}  # the same of loads into registers, where named
+        for load in body.ops:
+            if load.kind == "load" and load.name in named and not body.is_buffered(load):
+                self.direct.setdefault(self._wait_point(load), []).append(load)
         self.issue_points = {self._issue_point(load)[0] for load in self.buffered}
         self.waits: dict[int, int] = {}  # load → item that waits for it
         self.copies: dict[int, int] = {}  # load → item of its copy
@@ -46,11 +51,16 @@ class Copies:
 
     def waits_at(self, position: int) -> bool:
         """Whether the block waits for a tile before this operation."""
-        return position in self.points or position in self.issue_points
+        return any(position in at for at in (self.points, self.issue_points, self.direct))
 
     def arrive(self, position: int) -> None:
         """Waits for the loads of this point, joins the block, issues what has room now."""
-        if not self.waits_at(position):
+        for load in self.direct.get(position, ()):
+            needs = tuple((item, 0) for item in self.emitter.after((load.index,)))
+            self.emitter.append(
+                Item("wait", 1, 0, needs=needs, cause="l2", name=f"wait {load.name}")
+            )
+        if position not in self.points and position not in self.issue_points:
             return
         for load in self.points.get(position, ()):
             wait = self.emitter.append(Item("wait", 1, 0, cause="l2", name=f"wait {load.name}"))
@@ -161,14 +171,19 @@ class Copies:
         return entries
 
     def _copy(self, load: Op) -> None:
-        """Issues a tile's next copy: through the L2 port, then into shared memory."""
-        self.loaded_bytes += self.body.tile_bytes(load)
-        moved = self.body.warp_bytes(load)
+        """Issues a tile's next copy."""
+        self.copies[load.index] = self.issue(load)
+
+    def issue(self, load: Op, parts: int = 1) -> int:
+        """Issues the copy of one of a tile's parts: through the L2 port, into shared memory."""
+        self.loaded_bytes += self.body.tile_bytes(load) // parts
+        moved = self.body.warp_bytes(load) / parts
         count = 1  # TMA: one thread asks for the whole tile
         if self.mapping.copy_unit == "cp.async":
             count = max(1, round(moved / (WARP * self.mapping.copy_bytes)))
-            addresses = ADDRESS_INSTRUCTIONS * count
-            self.emitter.arithmetic("alu", addresses, name=f"address {load.name}")
+            if self.mapping.overhead is None:
+                addresses = ADDRESS_INSTRUCTIONS * count
+                self.emitter.arithmetic("alu", addresses, name=f"address {load.name}")
         # A cluster's blocks fetch a share each, and every one gets the whole tile.
         copy = self.emitter.l2(
             "copy",
@@ -178,9 +193,9 @@ class Copies:
             tensor=load.name,
             name=f"copy {load.name}",
         )
-        self.copies[load.index] = copy
         # What arrives is written into shared memory while the next product runs; a tile that is
         # transposed there is read and written once more.
         passes = 3 if load.name in self.mapping.transposed else 1
         passes *= max(1, BANK_BYTES // self.mapping.copy_bytes)
         self.arriving += [load.name] * max(1, round(passes * moved / ARRIVING_BYTES))
+        return copy

@@ -26,6 +26,7 @@ class Elementwise:
     def __init__(self, body: LoopBody, emitter: Emitter) -> None:
         self.body, self.emitter = body, emitter
         self._fetched: set[int] = set()  # buffered loads that are in registers
+        self._read: dict[tuple[int, int], int] = {}  # operation and group → what is read back
 
     def emit(self, pending: list[Op]) -> None:
         """Emits operations that follow each other, each run as long as it can be.
@@ -81,6 +82,8 @@ class Elementwise:
         at_once, behind = run, list[Op]()
         if groups > 1:
             at_once, behind = run[: first_sfu + 1], run[first_sfu + 1 :]
+        for op in run:
+            self._read_back(op, groups)
         for group in range(groups + 1):
             if group < groups:
                 for op in at_once + beside:
@@ -118,6 +121,9 @@ class Elementwise:
         if count == 0:
             return
         needs = self._needs(op, group, parts)
+        if (op.index, group) in self._read:  # it was rounded to an operand
+            read = self._read[op.index, group]
+            needs = [*needs, self.emitter.arithmetic("fp32", count, needs=[read], name="widen")]
         if self.body.is_guarded(op):
             needs = self._halve(count, needs)
         asynchronous = pipe == "sfu" and count > 1
@@ -131,6 +137,19 @@ class Elementwise:
                 self.emitter.require_earlier(item, earlier.index)
         if groups == 1:
             self._square(op, group, parts)
+
+    def _read_back(self, op: Op, groups: int) -> None:
+        """Loads what other lanes have stored as an operand, an element at a time, ahead of use."""
+        for source in self.body.sources(op):
+            if not self.body.lies_elsewhere(source, op):
+                continue
+            total = round(self.body.per_thread(self.body.wide(op)))
+            needs = self.emitter.after((source.index,))
+            for group in range(groups):
+                count = total * (group + 1) // groups - total * group // groups
+                self._read[op.index, group] = self.emitter.shared_memory(
+                    count * SHUFFLE_BYTES, count, needs=needs, name="read back"
+                )
 
     def _halve(self, count: int, needs: list[int]) -> list[int]:
         """What goes before an exp2 that keeps denormals: a comparison, a predicated product."""

@@ -25,6 +25,8 @@ from fasim.simulator.lowering.instructions import (
     is_elementwise,
     is_rare,
 )
+from fasim.simulator.lowering.locks import Locks
+from fasim.simulator.lowering.pieces import Pieces
 from fasim.simulator.lowering.products import Products
 from fasim.simulator.lowering.staging import Staging
 from fasim.simulator.lowering.turns import Turn
@@ -89,7 +91,9 @@ def _items(body: LoopBody, turn: Turn | None) -> tuple[tuple[Item, ...], int]:
     emitter = Emitter(body)
     begins, ends = _turn_positions(body) if turn else (-1, -1)
     copies = Copies(body, emitter)
-    products = Products(body, emitter, copies)
+    pieces = Pieces(body, emitter, copies)
+    products = Products(body, emitter, copies, pieces)
+    locks = Locks(body, emitter)
     elementwise = Elementwise(body, emitter)
     staging = Staging(body, emitter)
     pending: list[Op] = []  # elementwise operations, kept until something else comes
@@ -104,10 +108,15 @@ def _items(body: LoopBody, turn: Turn | None) -> tuple[tuple[Item, ...], int]:
         if is_elementwise(op):
             pending.append(op)
         elif op.kind == "matmul":
+            products.set_up()
             staging.join(op)
-            products.emit(op)
+            pieces.begin(op)
+            products.emit(op, locks.take(op))
+            pieces.end(op)
         elif op.kind == "store" and not is_rare(op):
             copies.store(op)
+        elif locks.is_locked(op):
+            locks.give(op)
         elif op.kind == "reduce":
             staging.reduce(op)
             copies.refill(position)
@@ -123,9 +132,11 @@ def _items(body: LoopBody, turn: Turn | None) -> tuple[tuple[Item, ...], int]:
     if spilled:  # out and in again, through L1, which shares its data path with shared memory
         warp_bytes = 2 * spilled * WARP * REGISTER_BYTES
         emitter.shared_memory(warp_bytes, 2 * spilled, name="spill")
+    pieces.finish()
     copies.finish()
     emitter.finish()
-    emitter.arithmetic("alu", LOOP_INSTRUCTIONS, name="loop")
+    if body.mapping.overhead is None:
+        emitter.arithmetic("alu", LOOP_INSTRUCTIONS, name="loop")
     return tuple(emitter.items), copies.loaded_bytes
 
 
