@@ -12,8 +12,8 @@ REGISTER_BYTES = 4
 def local_bytes(record: Record) -> int:
     """Bytes of local-memory traffic of all blocks: every spilled register out and in again.
 
-    Accumulators come and go in every iteration of the loop with most products; what else is
-    spilled, once a block.
+    Those of the main loop come and go in every iteration of the loop with most products; what
+    else is spilled, once a block.
     """
     use = block_use(record)
     if not use.spilled_registers:

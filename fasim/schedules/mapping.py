@@ -19,7 +19,7 @@ class Mapping:
             `wgmma` (Hopper: a warpgroup, asynchronous, operands in shared memory), `ffma` (FP32
             lanes, no tensor cores), `none`.
         copy_unit: how tiles arrive: `cp.async` or `tma` into shared memory, or `registers`
-            (plain loads).
+            (plain loads; a tensor with a buffer is stored into it from there, when it is needed).
         producer_warps: warps beside the computing ones that only fetch tiles.
         buffers: (tensor, number of shared-memory buffers); a loaded tensor not named stays in
             registers.
@@ -33,13 +33,17 @@ class Mapping:
             was computed (P in PV); one not named passes through shared memory.
         transposed: tensors whose tiles are transposed in shared memory, into as many buffers
             more (wgmma reads one-byte operands along the contracted side only).
+        rearranged: stored tensors whose tiles pass through shared memory in FP32 first, so that
+            threads store whole rows.
         staged_in: (stored tensor, loaded tensor in whose buffers its tile leaves by TMA).
         multicast: (tensor, blocks of a cluster that fetch its tiles together): L2 is read once.
         registers_per_thread: as compiled, where a source gives it; otherwise estimated.
         computing_registers: what a computing thread has once the producers have given theirs up
             (setmaxnreg); as all threads if not given.
-        shared_memory_bytes: of a block, where its products stream their operands in pieces and
-            tiles never lie in shared memory whole; otherwise the sum of its buffers.
+        spilled_in_loop: registers that an iteration puts into local memory and takes out again,
+            as compiled, where a source gives it; otherwise estimated.
+        shared_memory_bytes: of a block, where its products stream their operands in pieces, or
+            tiles take each other's place; otherwise the sum of its buffers.
         instructions_per_element: for streaming kernels whose compiled length is known:
             issued instructions per element; the program's own count otherwise.
         warp_grid: rows × columns of warps over a tile of a product; all over rows if not given.
@@ -48,6 +52,8 @@ class Mapping:
         block_order: `grid` (blockIdx order), or `longest-first`: in sections of heads, all of a
             section's heaviest causal blocks, then the next lighter.
         section_bytes: K and V that the heads of such a section fill at most.
+        masks_every_tile: one loop goes over masked tiles and others alike, and pays for the mask
+            in all; otherwise tiles that the mask does not cut have a loop of their own.
         fast_math: compiled with it: exp2 flushes denormals, and a product whose only use is an
             addition becomes one instruction with it.
         extra_launches: launches beside the kernel that move next to nothing (a counter zeroed).
@@ -64,10 +70,12 @@ class Mapping:
     ping_pong: bool = False
     operands_in_registers: tuple[str, ...] = ()
     transposed: tuple[str, ...] = ()
+    rearranged: tuple[str, ...] = ()
     staged_in: tuple[tuple[str, str], ...] = ()
     multicast: tuple[tuple[str, int], ...] = ()
     registers_per_thread: int | None = None
     computing_registers: int | None = None
+    spilled_in_loop: int | None = None
     shared_memory_bytes: int | None = None
     instructions_per_element: float | None = None
     warp_grid: tuple[int, int] | None = None
@@ -75,6 +83,7 @@ class Mapping:
     persistent: bool = False
     block_order: Literal["grid", "longest-first"] = "grid"
     section_bytes: int = 0
+    masks_every_tile: bool = False
     fast_math: bool = True
     extra_launches: int = 0
     source: str = ""

@@ -22,7 +22,9 @@ class Copies:
     A tensor with buffers in shared memory is fetched ahead: the block waits for its tile at a
     *point*, and issues the next copy at the first point after the last use of the tile, where
     its buffer is free; an only buffer, if no other tile is waited for first, behind a barrier
-    right after that use. A tensor without buffers comes straight into registers.
+    right after that use. Plain loads are not fetched ahead: the tile comes into registers, and
+    is stored into its buffer at that point, between two barriers. A tensor without buffers comes
+    straight into registers.
 
     Attributes:
         loaded_bytes: what the loads bring for the whole block.
@@ -31,10 +33,11 @@ class Copies:
     def __init__(self, body: LoopBody, emitter: Emitter) -> None:
         self.body, self.emitter, self.mapping = body, emitter, body.mapping
         self.buffered = [op for op in body.ops if body.is_buffered(op)]
+        self.ahead = [] if self.mapping.copy_unit == "registers" else self.buffered
         self.points: dict[int, list[Op]] = {}  # position in the body → loads waited for there
         for load in self.buffered:
             self.points.setdefault(self._wait_point(load), []).append(load)
-        self.issue_points = {self._issue_point(load)[0] for load in self.buffered}
+        self.issue_points = {self._issue_point(load)[0] for load in self.ahead}
         self.waits: dict[int, int] = {}  # load → item that waits for it
         self.copies: dict[int, int] = {}  # load → item of its copy
         self.arriving: list[str] = []  # tensors of the pieces on their way
@@ -44,10 +47,21 @@ class Copies:
         """Whether the block waits for a tile before this operation."""
         return position in self.points or position in self.issue_points
 
-    def arrive(self, position: int) -> None:
-        """Waits for the loads of this point, joins the block, issues what has room now."""
+    def is_ahead(self, load: Op) -> bool:
+        """Whether a load is fetched ahead, into its buffer."""
+        return load in self.ahead
+
+    def arrive(self, position: int) -> bool:
+        """Waits for the loads of this point, joins the block, issues what has room now.
+
+        Returns:
+            Whether what the block has stored before, too, is visible to it from here.
+        """
         if not self.waits_at(position):
-            return
+            return False
+        if self.mapping.copy_unit == "registers":
+            self._fill_buffers(self.points[position])
+            return True
         for load in self.points.get(position, ()):
             wait = self.emitter.append(Item("wait", 1, 0, cause="l2", name=f"wait {load.name}"))
             self.waits[load.index] = wait
@@ -57,6 +71,22 @@ class Copies:
         for load in self.buffered:
             if not self.mapping.producer_warps and self._issue_point(load)[0] == position:
                 self._copy(load)
+        return False
+
+    def _fill_buffers(self, loads: list[Op]) -> None:
+        """Stores tiles from registers: the block is done with the last ones, then sees these."""
+        self.emitter.append(Item("barrier", 1, 0))
+        for load in loads:
+            moved = self.body.warp_bytes(load)
+            stored = self.emitter.shared_memory(
+                moved,
+                moved / (WARP * COPY_BYTES),
+                needs=self.emitter.after((load.index,)),
+                name=f"fill {load.name}",
+            )
+            self.emitter.made(load.index, [stored])
+        needs = tuple((n, 0) for n in self.emitter.after(load.index for load in loads))
+        self.emitter.append(Item("barrier", 1, 0, needs=needs))
 
     def fill(self, pieces: int) -> None:
         """Writes the next pieces that arrive into shared memory."""
@@ -91,7 +121,7 @@ class Copies:
             for load in self.buffered:
                 self._copy(load)
         self.fill(len(self.arriving))
-        for load in self.buffered:
+        for load in self.ahead:
             wait, copy = self.waits[load.index], self.copies[load.index]
             same_iteration = bool(self.mapping.producer_warps) or self._issue_point(load)[1]
             back = self.mapping.buffer_count(load.name) - (0 if same_iteration else 1)

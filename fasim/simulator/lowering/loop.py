@@ -64,7 +64,8 @@ def lower(
     Args:
         late_cycles: of each tensor, by how much a load takes longer than one that hits L2.
     """
-    plain, loaded_bytes = _streams(LoopBody(record, gpu, path, late_cycles, masked=False))
+    always = record.kernel.mapping.masks_every_tile
+    plain, loaded_bytes = _streams(LoopBody(record, gpu, path, late_cycles, masked=always))
     masked, _ = _streams(LoopBody(record, gpu, path, late_cycles, masked=True))
     return LoopStream(plain, masked, loaded_bytes)
 
@@ -100,17 +101,20 @@ def _items(body: LoopBody, turn: Turn | None) -> tuple[tuple[Item, ...], int]:
             pending = []
         if turn and position == begins:
             emitter.append(turn.wait())
-        copies.arrive(position)
+        if copies.arrive(position):
+            staging.behind_barrier = True
         if is_elementwise(op):
             pending.append(op)
         elif op.kind == "matmul":
             staging.join(op)
             products.emit(op)
         elif op.kind == "store" and not is_rare(op):
+            if op.name in body.mapping.rearranged:
+                staging.rearrange(op)
             copies.store(op)
         elif op.kind == "reduce":
             staging.reduce(op)
-        elif op.kind == "load" and not (is_rare(op) or body.is_buffered(op) or body.is_table(op)):
+        elif op.kind == "load" and not (is_rare(op) or copies.is_ahead(op) or body.is_table(op)):
             copies.load(op)
         if turn and position == ends:
             emitter.append(turn.pass_on())
