@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from fasim.readings.counting import Counter
 from fasim.schedules.record import Record
-from fasim.schedules.residency import block_use
-
-REGISTER_BYTES = 4
+from fasim.schedules.residency import REGISTER_BYTES, block_use
 
 
 def local_bytes(record: Record) -> int:

@@ -33,8 +33,9 @@ class Mapping:
             was computed (P in PV); one not named passes through shared memory.
         transposed: tensors whose tiles are transposed in shared memory, into as many buffers
             more (wgmma reads one-byte operands along the contracted side only).
-        rearranged: stored tensors whose tiles pass through shared memory in FP32 first, so that
-            threads store whole rows.
+        rearranged: (stored tensor, ways) of those whose tiles pass through shared memory in FP32
+            first, so that threads store whole rows; in so many ways do the stores conflict for
+            its banks.
         staged_in: (stored tensor, loaded tensor in whose buffers its tile leaves by TMA).
         multicast: (tensor, blocks of a cluster that fetch its tiles together): L2 is read once.
         registers_per_thread: as compiled, where a source gives it; otherwise estimated.
@@ -70,7 +71,7 @@ class Mapping:
     ping_pong: bool = False
     operands_in_registers: tuple[str, ...] = ()
     transposed: tuple[str, ...] = ()
-    rearranged: tuple[str, ...] = ()
+    rearranged: tuple[tuple[str, int], ...] = ()
     staged_in: tuple[tuple[str, str], ...] = ()
     multicast: tuple[tuple[str, int], ...] = ()
     registers_per_thread: int | None = None

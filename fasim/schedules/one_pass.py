@@ -84,7 +84,9 @@ def kernels(
     if parallel:
         lengths |= {"split": -(-problem.seqlen_k // tiling.tile_n)}
     grid = ("head", "batch", "split") if parallel else ("head", "batch")
-    partial = Tensor("dQ_replicas", REPLICAS, dtype) if parallel else Tensor("dQ_sum", QUERY, "fp32")
+    partial = (
+        Tensor("dQ_replicas", REPLICAS, dtype) if parallel else Tensor("dQ_sum", QUERY, "fp32")
+    )
 
     def streaming(
         name: str,
@@ -95,7 +97,7 @@ def kernels(
         tiles = {"q": ROWS_PER_STREAMING_BLOCK}
         return Kernel(name, program, problem, axes, lengths, tiles, tensors, STREAMING)
 
-    def zeros(block: Block, problem: Attention) -> None:
+    def zeros(block: Block, _: Attention) -> None:
         m_rows = block.rows("q")
         zero = block.full(0.0, m_rows, block.all("d"))
         block.store(partial.name, zero.to(partial.dtype), m_rows)

@@ -24,6 +24,7 @@ SPECIALISED_KERNEL_REGISTERS = 24
 # A streaming kernel: addresses and loop state besides the elements it holds.
 STREAMING_KERNEL_REGISTERS = 24
 REGISTER_ALLOCATION = 8  # registers a thread are allotted in eights (CUDA occupancy rules)
+REGISTER_BYTES = 4
 MAX_REGISTERS = 255
 
 
@@ -47,6 +48,21 @@ class BlockUse:
     registers_per_thread: int
     spilled_registers: int = 0
     spilled_in_loop: int = 0
+
+
+def spills_fit_l1(use: BlockUse, gpu: Gpu) -> bool:
+    """Whether L1 holds what the resident blocks' loops spill: it has what shared memory leaves.
+
+    A loop comes round to each spilled register once an iteration: where not all fit, none is
+    still there. L1 is taken as large enough on a GPU that does not say.
+    """
+    unified = gpu.shared_memory.unified_bytes
+    if unified is None:
+        return True
+    blocks = residency(use, gpu).blocks_per_sm
+    shared = use.shared_memory_bytes + gpu.shared_memory.reserved_block_bytes
+    spilled = use.spilled_in_loop * REGISTER_BYTES * use.threads
+    return blocks * (shared + spilled) <= unified
 
 
 @dataclass(frozen=True, slots=True)

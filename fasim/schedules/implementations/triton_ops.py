@@ -26,6 +26,9 @@ HEAD_DIMS = (16, 32, 64, 128)
 ROWS = 128  # of Q in either direction, and of K/V in backward
 FORWARD_COLUMNS, FORWARD_STAGES = 64, 4
 BACKWARD_WARPS = 8
+# dQᵀ is stored without a swizzle, columns of it side by side: of the eight rows and four columns
+# that a warp stores at once, columns meet in the same banks.
+TRANSPOSED_WAYS = 4
 # Registers that an iteration of backward's inner loop stores to local memory and loads again: the
 # mean of STL and LDL words, by (head_dim, causal, parallel). Narrower heads spill none.
 SPILLED = {
@@ -52,7 +55,7 @@ def backward_mapping(problem: Attention, *, parallel: bool) -> Mapping:
         copy_unit="registers",
         buffers=(("Q", 1), ("K", 1), ("V", 1), ("dO", 1)),
         operands_in_registers=() if parallel else ("dQ",),
-        rearranged=("dQ_replicas",) if parallel else ("dQ_sum",),
+        rearranged=(("dQ_replicas", TRANSPOSED_WAYS),) if parallel else (("dQ_sum", 1),),
         spilled_in_loop=SPILLED.get((d, problem.causal, parallel), 0),
         shared_memory_bytes=2 * (4 * ROWS * d + ROWS * ROWS),
         warp_grid=(BACKWARD_WARPS, 1),
@@ -62,11 +65,17 @@ def backward_mapping(problem: Attention, *, parallel: bool) -> Mapping:
 
 
 def takes_tiles_in_parallel(problem: Attention, gpu: Gpu) -> bool:
-    """Whether backward has a block a tile of K/V: where a block a head would leave SMs idle.
+    """Whether backward has a block a tile of K/V: where that leaves fewer SMs idle over its waves.
 
-    The operator leaves it to its caller.
+    The operator leaves it to its caller; a benchmark takes the faster.
     """
-    return problem.batch * problem.heads < gpu.sm_count
+    heads = problem.batch * problem.heads
+    return _busy_share(heads, gpu) < _busy_share(heads * -(-problem.seqlen_k // ROWS), gpu)
+
+
+def _busy_share(blocks: int, gpu: Gpu) -> float:
+    """Of SMs with a block each, over whole waves."""
+    return blocks / (-(-blocks // gpu.sm_count) * gpu.sm_count)
 
 
 def _build(problem: Attention, gpu: Gpu, _options: Options) -> Plan:

@@ -13,9 +13,8 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from fasim.hardware.gpu import WARP
-from fasim.readings.local_memory import REGISTER_BYTES
 from fasim.schedules.record import Op, Record
-from fasim.schedules.residency import block_use
+from fasim.schedules.residency import REGISTER_BYTES, block_use, spills_fit_l1
 from fasim.simulator.lowering.body import LoopBody
 from fasim.simulator.lowering.copies import Copies
 from fasim.simulator.lowering.elementwise import Elementwise
@@ -109,8 +108,9 @@ def _items(body: LoopBody, turn: Turn | None) -> tuple[tuple[Item, ...], int]:
             staging.join(op)
             products.emit(op)
         elif op.kind == "store" and not is_rare(op):
-            if op.name in body.mapping.rearranged:
-                staging.rearrange(op)
+            for tensor, ways in body.mapping.rearranged:
+                if tensor == op.name:
+                    staging.rearrange(op, ways)
             copies.store(op)
         elif op.kind == "reduce":
             staging.reduce(op)
@@ -121,14 +121,27 @@ def _items(body: LoopBody, turn: Turn | None) -> tuple[tuple[Item, ...], int]:
     elementwise.emit(pending)
     staging.store(pending)
     copies.arrive(len(body.ops))
-    spilled = block_use(body.record).spilled_in_loop
-    if spilled:  # out and in again, through L1, which shares its data path with shared memory
-        warp_bytes = 2 * spilled * WARP * REGISTER_BYTES
-        emitter.shared_memory(warp_bytes, 2 * spilled, name="spill")
+    _spill(body, emitter)
     copies.finish()
     emitter.finish()
     emitter.arithmetic("alu", LOOP_INSTRUCTIONS, name="loop")
     return tuple(emitter.items), copies.loaded_bytes
+
+
+def _spill(body: LoopBody, emitter: Emitter) -> None:
+    """Spilled registers, out and in again: nothing waits for them but their pipe.
+
+    L1 shares its data path with shared memory; what does not fit there comes from L2.
+    """
+    use = block_use(body.record)
+    spilled, warp_bytes = use.spilled_in_loop, use.spilled_in_loop * WARP * REGISTER_BYTES
+    if not spilled:
+        return
+    if spills_fit_l1(use, body.gpu):
+        emitter.shared_memory(2 * warp_bytes, 2 * spilled, name="spill")
+        return
+    emitter.l2("global", warp_bytes, count=spilled, write=True, name="spill")
+    emitter.l2("global", warp_bytes, count=spilled, name="spill")
 
 
 def _turn_positions(body: LoopBody) -> tuple[int, int]:

@@ -60,13 +60,17 @@ class Staging:
             self.emitter.append(Item("barrier", 1, 0, needs=needs))
             self.behind_barrier = True
 
-    def rearrange(self, op: Op) -> None:
-        """Passes a tile through shared memory in FP32, and gives each thread whole vectors."""
+    def rearrange(self, op: Op, ways: int) -> None:
+        """Passes a tile through shared memory in FP32, and gives each thread whole vectors.
+
+        Stores that conflict in so many ways take as many times their cycles.
+        """
         moved = op.elements * ACCUMULATOR_BYTES / self.body.mapping.warps
+        count = moved / (WARP * STORE_BYTES)
         needs = self.emitter.after(op.inputs)
         self.emitter.append(Item("barrier", 1, 0))  # the place is another tile's until now
         stored = self.emitter.shared_memory(
-            moved, moved / (WARP * 2 * STORE_BYTES), needs=needs, name=f"rearrange {op.name}"
+            ways * moved, count, needs=needs, name=f"rearrange {op.name}"
         )
         self.emitter.append(Item("barrier", 1, 0, needs=((stored, 0),)))
         read = self.emitter.shared_memory(
