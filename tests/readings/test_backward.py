@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from fasim.schedules import (
     catalog,
     flash1_backward,
     flash2_backward,
+    one_pass,
     standard_backward,
     two_pass,
 )
@@ -61,6 +63,11 @@ def build_two_pass(problem: Attention, tiles: Tiles) -> Kernels:
     return two_pass.kernels(problem, tiling, mapping, tiling, mapping)
 
 
+def build_one_pass(problem: Attention, tiles: Tiles, *, parallel: bool) -> Kernels:
+    tiling = Tiling(tiles.tile_m, tiles.tile_n)
+    return one_pass.kernels(problem, tiling, buffered("Q", "K", "V", "dO"), parallel=parallel)
+
+
 def build_standard(problem: Attention, tiles: Tiles) -> Kernels:
     return standard_backward.kernels(problem, gemm(tiles), STREAMING, rows_per_block=4)
 
@@ -83,6 +90,14 @@ CHAINS: dict[str, tuple[Build, ClosedForm]] = {
         lambda s, t: forms.flash2_backward(s, t.tile_m, t.tile_n, compiled_head_dim=96),
     ),
     "two-pass": (build_two_pass, lambda s, t: forms.two_pass(s, t.tile_m, t.tile_n)),
+    "one-pass, in sequence": (
+        partial(build_one_pass, parallel=False),
+        lambda s, t: forms.one_pass(s, t.tile_m, t.tile_n, parallel=False),
+    ),
+    "one-pass, in parallel": (
+        partial(build_one_pass, parallel=True),
+        lambda s, t: forms.one_pass(s, t.tile_m, t.tile_n, parallel=True),
+    ),
     "standard": (build_standard, lambda s, t: forms.standard_backward(s, gemm_tiles(t))),
     "pytorch": (build_pytorch, lambda s, t: forms.pytorch_backward(s, gemm_tiles(t))),
 }
