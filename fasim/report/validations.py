@@ -5,6 +5,7 @@ from __future__ import annotations
 from fasim.report.quantities import percent_text, signed_percent_text
 from fasim.report.tables import table
 from fasim.verbs.validate import Group, Validation
+from fasim.verbs.versions import versions_said
 
 
 def validation_text(validation: Validation) -> str:
@@ -16,6 +17,8 @@ def validation_text(validation: Validation) -> str:
             f"pairs of one problem over 10 % apart: {validation.ordered} of {validation.pairs} "
             "predicted in the right order"
         )
+        said = versions_said(row.measurement for row in validation.rows)
+        parts += ["\n".join(said)] if said else []
     else:
         parts.append("no row could be predicted")
     if validation.unsupported:

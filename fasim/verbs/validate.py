@@ -14,6 +14,7 @@ from fasim.hardware import ProfileError, load
 from fasim.schedules.plan import Refused
 from fasim.verbs.measurements import Measurement, Unsupported, read
 from fasim.verbs.predict import predict
+from fasim.verbs.versions import modelled_by
 
 GroupKey = tuple[str, str, str]
 # Two measurements of one problem that differ by less are not asked to be in order.
@@ -38,6 +39,7 @@ class ValidatedRow:
             "id": measured.id,
             "gpu": measured.gpu,
             "implementation": measured.implementation,
+            "modelled_by": modelled_by(measured),
             "direction": measured.direction,
             "measured_ms": self.measured_ms,
             "predicted_ms": self.predicted_ms,
@@ -122,7 +124,8 @@ def validate(
 ) -> Validation:
     """Predicts every measurement of a file, or those that `keep` keeps.
 
-    `launch` and `l2` of a row are inputs of its prediction, never guessed.
+    `launch` and `l2` of a row are inputs of its prediction, never guessed. A row whose
+    `software` is a version with kernels of its own is predicted by these.
 
     Args:
         progress: called with rows done and rows in all.
@@ -160,7 +163,7 @@ def _validated(measurement: Measurement) -> ValidatedRow:
         measurement.problem,
         load(measurement.gpu),
         measurement.scenario,
-        implementation=measurement.implementation,
+        implementation=modelled_by(measurement),
         options=measurement.options,
     )
     if prediction.time_s is None:
