@@ -19,10 +19,12 @@ class Mapping:
             `wgmma` (Hopper: a warpgroup, asynchronous, operands in shared memory), `ffma` (FP32
             lanes, no tensor cores), `none`.
         copy_unit: how tiles arrive: `cp.async` or `tma` into shared memory, or `registers`
-            (plain loads; a tensor with a buffer is stored into it from there, when it is needed).
+            (plain loads).
         producer_warps: warps beside the computing ones that only fetch tiles.
         buffers: (tensor, number of shared-memory buffers); a loaded tensor not named stays in
             registers.
+        plain_loads: tensors with buffers that no copy brings ahead: a tile comes into registers,
+            and is stored into its buffer when it is needed.
         wait_before: (tensor, name of the matmul before which it must have arrived). A tensor
             not named is waited for at its first use.
         delayed: matmuls issued an iteration late, right behind the next tile's first: the
@@ -66,6 +68,7 @@ class Mapping:
     copy_unit: CopyUnit = "cp.async"
     producer_warps: int = 0
     buffers: tuple[tuple[str, int], ...] = ()
+    plain_loads: tuple[str, ...] = ()
     wait_before: tuple[tuple[str, str], ...] = ()
     delayed: tuple[str, ...] = ()
     ping_pong: bool = False

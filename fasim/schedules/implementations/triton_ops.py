@@ -52,8 +52,8 @@ def backward_mapping(problem: Attention, *, parallel: bool) -> Mapping:
     d = problem.head_dim
     return Mapping(
         BACKWARD_WARPS,
-        copy_unit="registers",
         buffers=(("Q", 1), ("K", 1), ("V", 1), ("dO", 1)),
+        plain_loads=("Q", "K", "V", "dO"),
         operands_in_registers=() if parallel else ("dQ",),
         rearranged=(("dQ_replicas", TRANSPOSED_WAYS),) if parallel else (("dQ_sum", 1),),
         spilled_in_loop=SPILLED.get((d, problem.causal, parallel), 0),

@@ -22,9 +22,8 @@ class Copies:
     A tensor with buffers in shared memory is fetched ahead: the block waits for its tile at a
     *point*, and issues the next copy at the first point after the last use of the tile, where
     its buffer is free; an only buffer, if no other tile is waited for first, behind a barrier
-    right after that use. Plain loads are not fetched ahead: the tile comes into registers, and
-    is stored into its buffer at that point, between two barriers. A tensor without buffers comes
-    straight into registers.
+    right after that use. A plain load comes into registers, and at the point goes on into its
+    buffer, between two barriers. A tensor without buffers comes straight into registers.
 
     Attributes:
         loaded_bytes: what the loads bring for the whole block.
@@ -33,7 +32,7 @@ class Copies:
     def __init__(self, body: LoopBody, emitter: Emitter) -> None:
         self.body, self.emitter, self.mapping = body, emitter, body.mapping
         self.buffered = [op for op in body.ops if body.is_buffered(op)]
-        self.ahead = [] if self.mapping.copy_unit == "registers" else self.buffered
+        self.ahead = [op for op in self.buffered if op.name not in self.mapping.plain_loads]
         self.points: dict[int, list[Op]] = {}  # position in the body → loads waited for there
         for load in self.buffered:
             self.points.setdefault(self._wait_point(load), []).append(load)
@@ -59,23 +58,24 @@ class Copies:
         """
         if not self.waits_at(position):
             return False
-        if self.mapping.copy_unit == "registers":
-            self._fill_buffers(self.points[position])
-            return True
-        for load in self.points.get(position, ()):
-            wait = self.emitter.append(Item("wait", 1, 0, cause="l2", name=f"wait {load.name}"))
-            self.waits[load.index] = wait
-            self.emitter.made(load.index, [wait])
+        arrived = self.points.get(position, [])
+        for load in arrived:
+            if self.is_ahead(load):
+                wait = self.emitter.append(Item("wait", 1, 0, cause="l2", name=f"wait {load.name}"))
+                self.waits[load.index] = wait
+                self.emitter.made(load.index, [wait])
         if self.mapping.copy_unit != "tma":  # TMA signals a barrier in shared memory instead
             self.emitter.append(Item("barrier", 1, 0))
-        for load in self.buffered:
+        plain = [load for load in arrived if not self.is_ahead(load)]
+        if plain:
+            self._fill_buffers(plain)
+        for load in self.ahead:
             if not self.mapping.producer_warps and self._issue_point(load)[0] == position:
                 self._copy(load)
-        return False
+        return bool(plain)
 
     def _fill_buffers(self, loads: list[Op]) -> None:
-        """Stores tiles from registers: the block is done with the last ones, then sees these."""
-        self.emitter.append(Item("barrier", 1, 0))
+        """Stores tiles from registers, and joins the block behind that."""
         for load in loads:
             moved = self.body.warp_bytes(load)
             stored = self.emitter.shared_memory(
@@ -118,7 +118,7 @@ class Copies:
         refill all buffers at the end: by then the products that read them are done.
         """
         if self.mapping.producer_warps:
-            for load in self.buffered:
+            for load in self.ahead:
                 self._copy(load)
         self.fill(len(self.arriving))
         for load in self.ahead:
