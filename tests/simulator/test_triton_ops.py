@@ -11,13 +11,16 @@ from dataclasses import replace
 import pytest
 
 from fasim.hardware import load
-from fasim.problem import Attention
+from fasim.problem import Attention, Scenario
+from fasim.readings.footprint import footprint
+from fasim.readings.traffic import traffic
 from fasim.schedules import catalog, one_pass
 from fasim.schedules.implementations.triton_ops import backward_mapping, takes_tiles_in_parallel
 from fasim.schedules.record import Record, record
 from fasim.schedules.residency import block_use, residency, spills_fit_l1
 from fasim.schedules.tiling import Tiling
 from fasim.simulator.lowering import lower, main_loop
+from fasim.simulator.simulate import simulate
 from fasim.simulator.stream import Item
 
 A100 = load("a100").gpu
@@ -165,3 +168,24 @@ def test_key_tiles_are_taken_in_parallel_where_that_fills_the_gpu(
 def test_what_the_operator_cannot_run_is_refused(problem: Attention, said: str) -> None:
     with pytest.raises(catalog.Refused, match=said):
         catalog.plan(problem, A100, implementation="triton-2.1")
+
+
+@pytest.mark.parametrize("heads", [16, 108])
+@pytest.mark.parametrize("causal", [False, True])
+def test_stalls_sum_to_a_time_above_the_roofline(heads: int, causal: bool) -> None:
+    problem = Attention(1, heads, 1024, 1024, 128, causal=causal, direction="both")
+    plan = catalog.plan(problem, A100, implementation="triton-2.1")
+    simulation = simulate(plan, traffic(plan.kernels), A100, Scenario())
+    assert sum(simulation.stalls_s.values()) == pytest.approx(simulation.time_s, rel=1e-9)
+    assert all(kernel.time_s >= kernel.roofline_s for kernel in simulation.kernels)
+
+
+def test_replicas_take_device_memory() -> None:
+    """A dQ in fp16 for each of 128 key tiles: 8 GiB at 16 K tokens of 2048 columns."""
+    problem = Attention(1, 16, 16384, 16384, 128, direction="backward")
+    plan = catalog.plan(problem, A100, implementation="triton-2.1")
+    found = footprint(plan.kernels)
+    assert found.by_tensor["dQ_replicas"] == 128 * found.by_tensor["dQ"] == 8 * 2**30
+    assert found.peak_bytes > 8 * 2**30
+    alone = one_pass.kernels(problem, Tiling(128, 128), plan.kernels[2].mapping, parallel=False)
+    assert footprint(alone).by_tensor["dQ_sum"] == 2 * found.by_tensor["dQ"]
