@@ -25,6 +25,8 @@ class Mapping:
             registers.
         copy_bytes: what a thread moves by one copy: 16 bytes, less where rows are not aligned to
             them. cp.async takes 4 at least; 2 pass through a register and a store of their own.
+        plain_loads: tensors with buffers that no copy brings ahead: a tile comes into registers,
+            and is stored into its buffer when it is needed.
         wait_before: (tensor, name of the matmul before which it must have arrived). A tensor
             not named is waited for at its first use. One that comes into registers, and is named,
             goes on from there into shared memory.
@@ -45,13 +47,18 @@ class Mapping:
             shared memory; to others every thread adds its values.
         transposed: tensors whose tiles are transposed in shared memory, into as many buffers
             more (wgmma reads one-byte operands along the contracted side only).
+        rearranged: (stored tensor, ways) of those whose tiles pass through shared memory in FP32
+            first, so that threads store whole rows; in so many ways do the stores conflict for
+            its banks.
         staged_in: (stored tensor, loaded tensor in whose buffers its tile leaves by TMA).
         multicast: (tensor, blocks of a cluster that fetch its tiles together): L2 is read once.
         registers_per_thread: as compiled, where a source gives it; otherwise estimated.
         computing_registers: what a computing thread has once the producers have given theirs up
             (setmaxnreg); as all threads if not given.
-        shared_memory_bytes: of a block, where its products stream their operands in pieces and
-            tiles never lie in shared memory whole; otherwise the sum of its buffers.
+        spilled_in_loop: registers that an iteration puts into local memory and takes out again,
+            as compiled, where a source gives it; otherwise estimated.
+        shared_memory_bytes: of a block, where its products stream their operands in pieces, or
+            tiles take each other's place; otherwise the sum of its buffers.
         instructions_per_element: for streaming kernels whose compiled length is known:
             issued instructions per element; the program's own count otherwise.
         overhead: what a warp issues in an iteration of the main loop for addresses, bounds and
@@ -73,6 +80,8 @@ class Mapping:
             section's heaviest causal blocks, then the next lighter.
         section_bytes: what the heads of such a section fill at most, of the matrices that
             their blocks walk: K and V forward.
+        masks_every_tile: one loop goes over masked tiles and others alike, and pays for the mask
+            in all; otherwise tiles that the mask does not cut have a loop of their own.
         fast_math: compiled with it: exp2 flushes denormals, and a product whose only use is an
             addition becomes one instruction with it.
         extra_launches: launches beside the kernel that move next to nothing (a counter zeroed).
@@ -85,6 +94,7 @@ class Mapping:
     producer_warps: int = 0
     buffers: tuple[tuple[str, int], ...] = ()
     copy_bytes: int = 16
+    plain_loads: tuple[str, ...] = ()
     wait_before: tuple[tuple[str, str], ...] = ()
     delayed: tuple[str, ...] = ()
     ping_pong: bool = False
@@ -94,10 +104,12 @@ class Mapping:
     operand_buffers: tuple[tuple[str, int], ...] = ()
     bulk_reduced: tuple[str, ...] = ()
     transposed: tuple[str, ...] = ()
+    rearranged: tuple[tuple[str, int], ...] = ()
     staged_in: tuple[tuple[str, str], ...] = ()
     multicast: tuple[tuple[str, int], ...] = ()
     registers_per_thread: int | None = None
     computing_registers: int | None = None
+    spilled_in_loop: int | None = None
     shared_memory_bytes: int | None = None
     instructions_per_element: float | None = None
     overhead: tuple[int, int, int] | None = None
@@ -111,6 +123,7 @@ class Mapping:
     persistent: bool = False
     block_order: Literal["grid", "longest-first"] = "grid"
     section_bytes: int = 0
+    masks_every_tile: bool = False
     fast_math: bool = True
     extra_launches: int = 0
     source: str = ""

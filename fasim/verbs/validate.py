@@ -24,7 +24,8 @@ def validate(
 ) -> Validation:
     """Predicts every measurement of a file, or those that `keep` keeps.
 
-    `launch`, `l2` and `extras` of a row are inputs of its prediction, never guessed.
+    `launch`, `l2` and `extras` of a row are inputs of its prediction, never guessed. A row whose
+    `software` is a version with kernels of its own is predicted by these.
 
     Args:
         processes: predict in so many processes, with the same result. The program that calls

@@ -11,6 +11,7 @@ from typing import Any
 from fasim.verbs.csv_table import UnreadableLine
 from fasim.verbs.measurements import Measurement
 from fasim.verbs.validation_statistics import Group, Point, groups_of, overall_of
+from fasim.verbs.versions import modelled_by
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,7 @@ def _identity(measurement: Measurement) -> dict[str, Any]:
         "id": measurement.id,
         "gpu": measurement.gpu,
         "implementation": measurement.implementation,
+        "modelled_by": modelled_by(measurement),
         "direction": measurement.direction,
     }
 

@@ -19,6 +19,7 @@ from fasim.schedules.plan import Refused
 from fasim.simulator.mechanisms import without as switched_off
 from fasim.verbs.measurements import Measurement, Unsupported
 from fasim.verbs.predict import predict
+from fasim.verbs.versions import modelled_by
 
 # Starting a process and reading its caches full costs about as much as this many rows.
 ROWS_WORTH_A_PROCESS = 20
@@ -56,7 +57,7 @@ def _predicted_row(measurement: Measurement) -> PredictedRow:
             measurement.problem,
             load(measurement.gpu),
             measurement.scenario,
-            implementation=measurement.implementation,
+            implementation=modelled_by(measurement),
             options=measurement.options,
         )
         if prediction.time_s is None:

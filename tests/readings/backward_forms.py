@@ -294,6 +294,52 @@ def two_pass(shape: Shape, tile_m: int, tile_n: int) -> list[Counted]:
     return [both_levels("preprocess", delta), keys, *group_sums(shape), queries]
 
 
+def one_pass(shape: Shape, tile_m: int, tile_n: int, *, parallel: bool) -> list[Counted]:
+    """triton.ops: each key tile walks the rows; dQ comes and goes, or a replica of it goes."""
+    seen, heads, row = visited(shape, tile_m, tile_n), shape.all_heads, shape.head_dim
+    by_row = shape.query // shape.q_len * shape.seeing_rows
+    vector = shape.rows // shape.q_len * shape.seeing_rows
+    matrix = heads * seen.query_rows * row * shape.element_bytes
+    key_read = heads * seen.key_rows * row * shape.element_bytes
+    row_read = heads * seen.query_rows * ROW_BYTES
+    accum, accum_seen = accumulated_query(shape), heads * shape.seeing_rows * row * 4
+    steps = heads * seen.query_rows * row * 4
+    replicas = ceil(shape.k_len, tile_n) * shape.query
+    if parallel:
+        name, zeroed, compulsory, asked = "dQ_replicas", replicas, (0, matrix), (0, matrix)
+        last = "add_replicas"
+    else:
+        name, zeroed, compulsory, asked = "dQ_sum", accum, (accum_seen,) * 2, (steps, steps)
+        last = "round_sum"
+    main = Counted(
+        "one_pass",
+        compulsory={
+            **dict.fromkeys(("Q", "dO"), (by_row, 0)),
+            **dict.fromkeys(("K", "V"), (shape.seen_key, 0)),
+            **dict.fromkeys(("LSE", "delta"), (vector, 0)),
+            name: compulsory,
+            **key_outputs(shape),
+        },
+        global_={
+            **dict.fromkeys(("Q", "dO"), (matrix, 0)),
+            **dict.fromkeys(("K", "V"), (key_read, 0)),
+            **dict.fromkeys(("LSE", "delta"), (row_read, 0)),
+            name: asked,
+            **key_outputs(shape),
+        },
+        executed_flops=heads * seen.pairs * 5 * 2 * tile_m * tile_n * row,
+        useful_flops=heads * shape.pairs * 5 * 2 * row,
+    )
+    delta = {"O": (shape.query, 0), "dO": (shape.query, 0), "delta": (0, shape.rows)}
+    return [
+        both_levels("zeros", {name: (0, zeroed)}),
+        both_levels("preprocess", delta),
+        main,
+        *group_sums(shape),
+        both_levels(last, {name: (zeroed, 0), "dQ": (0, shape.query)}),
+    ]
+
+
 @dataclass(frozen=True)
 class GemmTiles:
     tile_m: int

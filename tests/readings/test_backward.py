@@ -20,6 +20,7 @@ from fasim.schedules import (
     flash1_backward,
     flash2_backward,
     flash3_backward,
+    one_pass,
     standard_backward,
     streamed_backward,
     two_pass,
@@ -80,6 +81,11 @@ def build_two_pass(problem: Attention, tiles: Tiles) -> Kernels:
     return two_pass.kernels(problem, tiling, mapping, tiling, mapping)
 
 
+def build_one_pass(problem: Attention, tiles: Tiles, *, parallel: bool) -> Kernels:
+    tiling = Tiling(tiles.tile_m, tiles.tile_n)
+    return one_pass.kernels(problem, tiling, buffered("Q", "K", "V", "dO"), parallel=parallel)
+
+
 def build_standard(problem: Attention, tiles: Tiles) -> Kernels:
     return standard_backward.kernels(problem, gemm(tiles), STREAMING, rows_per_block=4)
 
@@ -115,6 +121,14 @@ CHAINS: dict[str, tuple[Build, ClosedForm]] = {
         lambda s, t: forms.streamed_backward(s, t.tile_m, t.tile_n, keys_resident=True),
     ),
     "two-pass": (build_two_pass, lambda s, t: forms.two_pass(s, t.tile_m, t.tile_n)),
+    "one-pass, in sequence": (
+        partial(build_one_pass, parallel=False),
+        lambda s, t: forms.one_pass(s, t.tile_m, t.tile_n, parallel=False),
+    ),
+    "one-pass, in parallel": (
+        partial(build_one_pass, parallel=True),
+        lambda s, t: forms.one_pass(s, t.tile_m, t.tile_n, parallel=True),
+    ),
     "standard": (build_standard, lambda s, t: forms.standard_backward(s, gemm_tiles(t))),
     "pytorch": (build_pytorch, lambda s, t: forms.pytorch_backward(s, gemm_tiles(t))),
 }
