@@ -83,9 +83,8 @@ def _build(problem: Attention, gpu: Gpu, _options: Options) -> Plan:
     warps = 4 if problem.head_dim <= 64 else 8
 
     def forward() -> tuple[Kernel, ...]:
-        mapping = replace(
-            forward_mapping(gpu, warps, FORWARD_STAGES), masks_every_tile=True, source=SOURCE
-        )
+        usual = forward_mapping(gpu, warps, FORWARD_STAGES, SOURCE)
+        mapping = replace(usual, masks_every_tile=True)
         (kernel,) = flash2.kernels(problem, Tiling(ROWS, FORWARD_COLUMNS), mapping)
         return (replace(kernel, grid=("q", "head", "batch")),)
 
