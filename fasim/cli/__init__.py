@@ -12,7 +12,8 @@ from fasim.cli.application import app
 
 # isort: off
 # Each registers its commands; the help lists them in this order.
-from fasim.cli import attention, validation, kv_cache, catalogue, profiles, study  # noqa: F401
+from fasim.cli import attention, validation, kernels, kv_cache, catalogue, profiles  # noqa: F401
+from fasim.cli import study  # noqa: F401
 # isort: on
 
 
