@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fasim.problem import Attention
+    from gpu_kernels.tiles import Pick
 
 
 @dataclass(frozen=True)
@@ -30,3 +35,40 @@ class Variant:
     tile_n: int
     dtype: str
     causal: bool
+
+
+def compiled_with(
+    name: str,
+    kernel: Any,
+    pointers: Mapping[str, str],
+    constants: Mapping[str, object],
+    problem: Attention,
+    pick: Pick,
+    *,
+    schedule: str,
+    kernel_name: str,
+) -> Variant:
+    """The variant with these pointers and constants; other arguments are i32, a scale fp32."""
+
+    def type_of(argument: str) -> str:
+        if argument in constants:
+            return "constexpr"
+        if argument.startswith("scale"):
+            return "fp32"
+        return pointers.get(argument, "i32")
+
+    return Variant(
+        name=name,
+        kernel=kernel,
+        signature={argument: type_of(argument) for argument in kernel.arg_names},
+        constants=constants,
+        num_warps=pick.warps,
+        num_stages=pick.stages,
+        schedule=schedule,
+        kernel_name=kernel_name,
+        head_dim=problem.head_dim,
+        tile_m=pick.tile_m,
+        tile_n=pick.tile_n,
+        dtype=problem.dtype,
+        causal=problem.causal,
+    )

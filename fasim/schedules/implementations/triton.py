@@ -35,10 +35,10 @@ HEAD_DIMS = (16, 32, 64, 128)
 OWN_ROWS, STEP_ROWS, BACKWARD_WARPS, BACKWARD_STAGES = 128, 32, 4, 5
 
 
-def forward_pick(gpu: Gpu, head_dim: int) -> tuple[int, int, int, int]:
+def forward_pick(architecture: str, head_dim: int) -> tuple[int, int, int, int]:
     """(tile_m, tile_n, warps, stages)."""
     tile_n, stages = (64, 4) if head_dim <= 64 else (32, 3)
-    if gpu.architecture == "sm_90" and head_dim >= 64:
+    if architecture == "sm_90" and head_dim >= 64:
         return 128, tile_n, 8, 7
     return 128, tile_n, 4, stages
 
@@ -81,7 +81,7 @@ def query_mapping(stages: int = BACKWARD_STAGES) -> Mapping:
 
 
 def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
-    tile_m, tile_n, warps, stages = forward_pick(gpu, problem.head_dim)
+    tile_m, tile_n, warps, stages = forward_pick(gpu.architecture, problem.head_dim)
     keys, queries = Tiling(STEP_ROWS, OWN_ROWS), Tiling(OWN_ROWS, STEP_ROWS)
     if options.tile is not None:
         tile_m, tile_n = options.tile
