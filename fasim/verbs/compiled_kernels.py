@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -222,16 +223,19 @@ def _compiling(archs: Sequence[str], kernel: str | None) -> Iterator[dict[str, A
         command += ["--kernel", kernel]
     # Where kernels are interpreted, there is nothing to compile.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=said, text=True, env=environment
+        ) as process,
+    ):
         assert process.stdout is not None
-        assert process.stderr is not None
         for line in process.stdout:
             yield json.loads(line)
-        said = process.stderr.read().strip().splitlines()
-    if process.returncode:
-        raise ProblemError(said[-1] if said else f"the compiler ended with {process.returncode}")
+        if process.wait():
+            said.seek(0)
+            lines = said.read().strip().splitlines()
+            raise ProblemError(lines[-1] if lines else f"the compiler ended: {process.returncode}")
 
 
 def check(compiled: CompiledKernel) -> KernelCheck:

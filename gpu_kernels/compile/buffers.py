@@ -79,7 +79,8 @@ def most_alive(buffers: list[Buffer]) -> list[Buffer]:
 def _last_use(lines: list[str], first: int, value: str, loops: dict[int, int]) -> int:
     """The line that frees a buffer, or the last that uses it or a view of it."""
     names, last = {value}, first
-    for number in range(first + 1, len(lines)):
+    scope = min((end for start, end in loops.items() if start < first < end), default=len(lines))
+    for number in range(first + 1, scope):  # beyond, the name may stand for another value
         line = lines[number]
         if not names.intersection(_VALUE.findall(line)):
             continue
