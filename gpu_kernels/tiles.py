@@ -75,9 +75,11 @@ def problem_of(
     )
 
 
-def usual_problems(*, masks: tuple[bool, ...] = (False, True)) -> Iterator[Attention]:
-    """What the kernels are compiled for ahead of time: whole tiles, d 64 and 128."""
-    for head_dim, causal, dtype in product((64, 128), masks, ("fp16", "bf16")):
+def usual_problems(
+    *, head_dims: tuple[int, ...] = (64, 128), masks: tuple[bool, ...] = (False, True)
+) -> Iterator[Attention]:
+    """What the kernels are compiled for ahead of time: lengths of whole tiles."""
+    for head_dim, causal, dtype in product(head_dims, masks, ("fp16", "bf16")):
         yield Attention(
             1, 1, USUAL_LENGTH, USUAL_LENGTH, head_dim, dtype=dtype, causal=causal
         )
@@ -108,9 +110,16 @@ def backward_stages(arch: str) -> int:
     return table.BACKWARD_STAGES
 
 
-def gemm(arch: str, head_dim: int, dtype: str, *, head_wide: bool) -> Pick:
+def gemm(
+    arch: str,
+    head_dim: int,
+    dtype: str,
+    *,
+    head_wide: bool,
+    tile: tuple[int, int] | None = None,
+) -> Pick:
     """Of the products of standard attention. `head_wide`: its columns are those of a head."""
-    tile_m, tile_n = cublas.TILES[0]
+    tile_m, tile_n = tile or cublas.TILES[0]
     if head_wide:
         tile_n = min(tile_n, -(-head_dim // 32) * 32)
     step = cublas.step(arch == "sm_90", DTYPE_BYTES[dtype])
