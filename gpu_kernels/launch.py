@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 Tensors = Mapping[str, torch.Tensor]
-Watch = Callable[[str, Tensors], AbstractContextManager[None]]
+Watch = Callable[[str, Any, Tensors], AbstractContextManager[None]]
 
 _watches: list[Watch] = []
 
@@ -26,13 +26,13 @@ def launch(
         name: of the kernel in fasim's chain.
         constants: constexpr arguments, num_warps, num_stages.
     """
-    with _watches[-1](name, tensors) if _watches else nullcontext():
+    with _watches[-1](name, kernel, tensors) if _watches else nullcontext():
         kernel[grid](*tensors.values(), *scalars, **constants)
 
 
 @contextmanager
 def watching(watch: Watch) -> Iterator[None]:
-    """Every launch inside happens within `watch(name, tensors)`."""
+    """Every launch inside happens within `watch(name, kernel, tensors)`."""
     _watches.append(watch)
     try:
         yield

@@ -80,7 +80,14 @@ def gradients(
 
 
 def gradient_bands(
-    q: Tensor, k: Tensor, v: Tensor, do: Tensor, *, causal: bool, dtype: torch.dtype
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    do: Tensor,
+    *,
+    causal: bool,
+    dtype: torch.dtype,
+    factors: Tensor | None = None,
 ) -> tuple[float, float, float]:
     """Rounding bands of dQ, dK and dV.
 
@@ -90,11 +97,13 @@ def gradient_bands(
     heads, scale = q.shape[1], q.shape[-1] ** -0.5
     keys, values = by_query_head(k, heads), by_query_head(v, heads)
     p = softmax(scores(q, k, causal, None))
-    delta = (do**2 * (p @ values) ** 2).sum(-1, keepdim=True)
-    terms = p**2 * (do**2 @ values.mT**2 + delta)
+    factors = torch.ones_like(p) if factors is None else factors
+    after = p * factors
+    delta = (do**2 * (after @ values) ** 2).sum(-1, keepdim=True)
+    terms = p**2 * (do**2 @ values.mT**2 * factors**2 + delta)
     dq = (terms @ keys**2).sqrt() * scale
     dk = group_sum(terms.mT @ q**2, k.shape[1]).sqrt() * scale
-    dv = group_sum(p.mT @ do, v.shape[1])
+    dv = group_sum(after.mT @ do, v.shape[1])
     return band(dq, dtype), band(dk, dtype), band(dv, dtype)
 
 
@@ -104,9 +113,9 @@ def band(reference: Tensor, dtype: torch.dtype) -> float:
     return max(float(reference.abs().max()), facts.tiny) * facts.eps
 
 
-def tolerance(exact: Tensor, plain: Tensor, dtype: torch.dtype) -> float:
+def tolerance(exact: Tensor, plain: Tensor, rounding_band: float) -> float:
     """The largest error a kernel may make: twice that of `plain`, and a rounding band."""
-    return 2 * float((plain - exact).abs().max()) + band(exact, dtype)
+    return 2 * float((plain - exact).abs().max()) + rounding_band
 
 
 def error(found: Tensor, exact: Tensor) -> float:

@@ -291,18 +291,20 @@ def forward(
     dropout: float = 0.0,
     seed: int = 0,
     tile: tuple[int, int] | None = None,
+    arch: str = "",
 ) -> tuple[Tensor, Saved]:
     """O of attention, and what its backward needs.
 
     Args:
         q: [batch, heads, seqlen_q, head_dim], k and v [batch, kv_heads, seqlen_k, head_dim].
         tile: of the two products; the table's unless given.
+        arch: whose table to take instead of that of the GPU that holds q.
 
     Raises:
         ProblemError: shapes or a dtype that the kernels do not take.
     """
     problem = tiles.problem_of(q, k, v, causal=causal, dropout=dropout)
-    wide, narrow = _gemms(problem, q, tile)
+    wide, narrow = _gemms(problem, arch or tiles.architecture(q), tile)
     shape = (problem.batch, problem.heads, problem.seqlen_q, problem.seqlen_k)
     s, p = q.new_empty(shape), q.new_empty(shape)
     product(
@@ -330,6 +332,7 @@ def backward(
     *,
     dropout: float = 0.0,
     tile: tuple[int, int] | None = None,
+    arch: str = "",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(dQ, dK, dV) from what `forward` saved.
 
@@ -337,7 +340,7 @@ def backward(
         ProblemError: shapes or a dtype that the kernels do not take.
     """
     problem = tiles.problem_of(q, k, v, causal=False, dropout=dropout)
-    wide, narrow = _gemms(problem, q, tile)
+    wide, narrow = _gemms(problem, arch or tiles.architecture(q), tile)
     p, mask = saved.p, saved.dropout_mask
     suffix = "" if mask is None else "_dropped"
     by_head = "" if problem.group == 1 else "_heads"
@@ -374,13 +377,13 @@ def backward(
     return dq, group_sum("dK", dk, kv_heads), group_sum("dV", dv, kv_heads)
 
 
-def _gemms(problem: Attention, q: Tensor, tile: tuple[int, int] | None) -> tuple[Pick, Pick]:
+def _gemms(problem: Attention, arch: str, tile: tuple[int, int] | None) -> tuple[Pick, Pick]:
     """Of the products whose columns are keys, and of those whose columns are a head's."""
-    arch = tiles.architecture(q)
-    return tuple(
+    wide, narrow = (
         tiles.gemm(arch, problem.head_dim, problem.dtype, head_wide=head_wide, tile=tile)
         for head_wide in (False, True)
     )
+    return wide, narrow
 
 
 def variants(arch: str) -> list[Variant]:
