@@ -134,8 +134,13 @@ class Products:
         self.emitter.made(op.index, products[-1:])
 
     def _wgmma(self, op: Op) -> None:
-        """wgmma: m64 × n of a warpgroup, asynchronous, at the tensor rate or shared memory's."""
+        """wgmma: m64 × n of a warpgroup, asynchronous, at the tensor rate or shared memory's.
+
+        Warps that share the columns compute the product transposed: theirs are its rows.
+        """
         rows, columns = op.shape
+        if self.mapping.warps > 1 and self.mapping.warp_tile(op.shape, op.name)[1] < columns:
+            rows, columns = columns, rows
         k = self.k_elements
         warpgroups = self.mapping.warpgroups
         rate = self.gpu.tensor_core.flops_per_clock[self.tensor_dtype]
