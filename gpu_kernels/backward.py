@@ -1,6 +1,6 @@
 """Backward in two passes without atomics: delta; dK and dV of a row tile of keys; dQ of queries.
 
-Mirrors the backward of implementation `triton` (schedule two_pass): both passes compute S and dP
+Mirrors the backward of implementation `gpu-kernels` (schedule two_pass): both passes compute S and dP
 again. Heads that share keys leave a dK and dV each, which a last kernel adds up.
 """
 
@@ -638,7 +638,7 @@ def variants(arch: str) -> list[Variant]:
                     fixed,
                     problem,
                     pick,
-                    schedule="triton",
+                    schedule="gpu-kernels",
                     kernel_name=kernel_name,
                 )
             )

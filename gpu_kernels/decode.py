@@ -229,7 +229,7 @@ def decode(
         ProblemError: shapes or a dtype that the kernels do not take.
     """
     problem = tiles.problem_of(q, k, v, causal=causal)
-    pick = pick or tiles.decode(problem.head_dim)
+    pick = pick or tiles.decode()
     shape = (problem.batch, num_splits, problem.heads, problem.seqlen_q)
     splits = num_splits > 1
     o_dtype = torch.float32 if splits else q.dtype
@@ -285,7 +285,7 @@ def variants(arch: str) -> list[Variant]:  # noqa: ARG001 - as every module has 
     """The kernels as they are compiled for whole tiles of the table, the same everywhere."""
     found = []
     for problem in tiles.usual_problems():
-        pick, num_splits = tiles.decode(problem.head_dim), 4
+        pick, num_splits = tiles.decode(), 4
         element = f"*{problem.dtype}"
         read = {"Q": element, "K": element, "V": element, "LSE": "*fp32"}
         for name, output, splits in (("decode", element, 1), ("split_kv", "*fp32", num_splits)):

@@ -1,6 +1,6 @@
 """FlashAttention-2 forward in Triton: a block a row tile, K and V ascending.
 
-Mirrors implementation `triton` of schedule flash2: the same tiles, visited blocks and accesses.
+Mirrors implementation `gpu-kernels` of schedule flash2: the same tiles, visited blocks and accesses.
 """
 
 from __future__ import annotations
@@ -268,7 +268,7 @@ def variants(arch: str) -> list[Variant]:
                 constants(problem, pick),
                 problem,
                 pick,
-                schedule="triton",
+                schedule="gpu-kernels",
                 kernel_name="flash2_forward",
             )
         )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
 from fasim.problem import DTYPE_BYTES, Attention, ProblemError
-from fasim.schedules.implementations import cublas, flash_attn_2_split, pytorch, textbook_softmax
-from fasim.schedules.implementations import triton as table
-from fasim.schedules.plan import warps_for
+from fasim.schedules.implementations import cublas, pytorch, textbook_softmax
+from fasim.schedules.implementations import gpu_kernels as table
 
 if TYPE_CHECKING:
     import torch
@@ -87,27 +86,17 @@ def usual_problems(
 
 def forward(arch: str, head_dim: int) -> Pick:
     """Of `flash2_forward`."""
-    return Pick(*table.forward_pick(arch, head_dim))
-
-
-def backward_warps(head_dim: int) -> int:
-    """Four, as the tutorial has it; eight where four cannot hold the accumulators of dK and dV."""
-    return table.BACKWARD_WARPS if head_dim <= 64 else 2 * table.BACKWARD_WARPS
+    return Pick(*astuple(table.picks(arch, head_dim).forward))
 
 
 def keys(arch: str, head_dim: int) -> Pick:
     """Of `key_value_pass`: a block owns tile_n keys and takes tile_m queries a step."""
-    return Pick(table.STEP_ROWS, table.OWN_ROWS, backward_warps(head_dim), backward_stages(arch))
+    return Pick(*astuple(table.picks(arch, head_dim).keys))
 
 
 def queries(arch: str, head_dim: int) -> Pick:
     """Of `query_pass`: a block owns tile_m queries and takes tile_n keys a step."""
-    return Pick(table.OWN_ROWS, table.STEP_ROWS, backward_warps(head_dim), backward_stages(arch))
-
-
-def backward_stages(arch: str) -> int:
-    """Of both passes: five, as the tutorial has it."""
-    return table.BACKWARD_STAGES
+    return Pick(*astuple(table.picks(arch, head_dim).queries))
 
 
 def gemm(
@@ -137,7 +126,6 @@ def softmax() -> Pick:
     return Pick(*textbook_softmax.TILE, textbook_softmax.WARPS)
 
 
-def decode(head_dim: int) -> Pick:
+def decode() -> Pick:
     """Of `decode` and `split_kv`."""
-    tile = flash_attn_2_split.TILE_M, flash_attn_2_split.tile_n(head_dim)
-    return Pick(*tile, warps_for(tile, head_dim), 1)
+    return Pick(*astuple(table.DECODE))

@@ -203,7 +203,7 @@ def _standard(case: Case) -> dict[str, Output]:
 def _decode(case: Case) -> dict[str, Output]:
     problem, operands = case.problem, _inputs(case)
     q, k, v, _ = operands
-    pick = _pick(case, tiles.decode(problem.head_dim))
+    pick = _pick(case, tiles.decode())
     o, lse = decode.decode(
         q, k, v, causal=problem.causal, num_splits=case.num_splits, pick=pick
     )
