@@ -105,11 +105,14 @@ class ModelledKernel:
     """What fasim says of the same kernel: shared memory, and a thread's work in an iteration.
 
     Attributes:
+        tile: rows of queries and of keys, where the kernel has such tiles.
         work: empty where the kernel multiplies no matrices: it has no main loop.
         matrix_unit: of its mapping.
     """
 
     shared_memory_bytes: int
+    tile: tuple[int, int]
+    warps: int
     work: Mapping[str, float]
     matrix_unit: str
 
@@ -245,7 +248,7 @@ def check(compiled: CompiledKernel) -> KernelCheck:
         modelled = model_of(compiled)
     except (Refused, ProblemError) as fault:
         return KernelCheck(compiled, None, spilled, str(fault))
-    faults = [*spilled, *_memory_faults(compiled, modelled)]
+    faults = [*spilled, *_launch_faults(compiled, modelled), *_memory_faults(compiled, modelled)]
     reason = ""
     if compiled.arch == "sm_100" and modelled.work:
         reason = f"it multiplies by tcgen05, and is modelled with {modelled.matrix_unit}"
@@ -273,7 +276,15 @@ def model_of(compiled: CompiledKernel) -> ModelledKernel:
                 kind = "max"
             if kind is not None:
                 work[kind] += item.count
-    return ModelledKernel(use.shared_memory_bytes, work, record.kernel.mapping.matrix_unit)
+    kernel = record.kernel
+    sides = (kernel.tiles.get(axis, 0) for axis in ("q", "k"))
+    return ModelledKernel(
+        shared_memory_bytes=use.shared_memory_bytes,
+        tile=(next(sides), next(sides)),
+        warps=kernel.mapping.warps,
+        work=work,
+        matrix_unit=kernel.mapping.matrix_unit,
+    )
 
 
 def _record_of(compiled: CompiledKernel) -> Record:
@@ -307,6 +318,17 @@ def _problems(compiled: CompiledKernel) -> Iterator[Attention]:
             causal=compiled.causal,
             direction=direction,  # type: ignore[arg-type]  # one of the three
         )
+
+
+def _launch_faults(compiled: CompiledKernel, modelled: ModelledKernel) -> list[str]:
+    """A kernel that multiplies has the plan's tile and warps; how others cut is their own."""
+    faults = []
+    if modelled.work and compiled.tile != modelled.tile:
+        found, planned = ("x".join(map(str, tile)) for tile in (compiled.tile, modelled.tile))
+        faults.append(f"tile is {found}, planned {planned}")
+    if modelled.work and compiled.warps != modelled.warps:
+        faults.append(f"{compiled.warps} warps, planned with {modelled.warps}")
+    return faults
 
 
 def _memory_faults(compiled: CompiledKernel, modelled: ModelledKernel) -> list[str]:

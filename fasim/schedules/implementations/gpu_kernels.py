@@ -7,7 +7,6 @@ warps doubled, where accumulators would not fit the registers.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
@@ -44,18 +43,9 @@ def picks(architecture: str, head_dim: int) -> Picks:
     return narrow if head_dim <= 64 else wide
 
 
-def buffers(stages: int, gpu: Gpu) -> int:
-    """Tiles in shared memory: without wgmma the tile being multiplied has left it for registers."""
-    return stages if "wgmma" in gpu.features else max(1, stages - 1)
-
-
 def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
     chosen = picks(gpu.architecture, problem.head_dim)
-    staged = (
-        replace(pick, stages=buffers(pick.stages, gpu))
-        for pick in (chosen.forward, chosen.keys, chosen.queries)
-    )
-    return plan_of("gpu-kernels", SOURCE, Picks(*staged), problem, gpu, options)
+    return plan_of("gpu-kernels", SOURCE, chosen, problem, gpu, options)
 
 
 ENTRY = Entry(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fasim.problem import Attention
 from fasim.schedules import flash2, two_pass
 from fasim.schedules.language import Kernel
-from fasim.schedules.mapping import Mapping
+from fasim.schedules.mapping import Mapping, MatrixUnit
 from fasim.schedules.plan import (
     Entry,
     Options,
@@ -65,26 +65,42 @@ def picks(architecture: str, head_dim: int) -> Picks:
     return Picks(Pick(128, tile_n, warps, stages), KEYS, QUERIES)
 
 
-def forward_mapping(gpu: Gpu, warps: int, stages: int, source: str) -> Mapping:
-    """Q stays in shared memory; K and V come `stages` steps ahead; P stays in registers.
+def buffers(gpu: Gpu, stages: int) -> int:
+    """Tiles that a pipelined load keeps in shared memory.
+
+    One a stage where the tensor cores read them there while the next comes; one fewer for
+    mma.sync, which has its operands in registers by then. So Triton 3.9 allocates them (TTGIR).
+    """
+    return stages if {"wgmma", "tcgen05"} & set(gpu.features) else max(1, stages - 1)
+
+
+def matrix_unit(gpu: Gpu) -> MatrixUnit:
+    """What the compiler multiplies by: wgmma where there is any."""
+    return "wgmma" if "wgmma" in gpu.features else "mma.sync"
+
+
+def forward_mapping(gpu: Gpu, pick: Pick, source: str) -> Mapping:
+    """Q stays in shared memory; K and V come ahead; P stays in registers.
 
     On Hopper the compiler multiplies by wgmma; tiles still come by cp.async.
     """
+    ahead = buffers(gpu, pick.stages)
     return Mapping(
-        warps,
-        matrix_unit="wgmma" if "wgmma" in gpu.features else "mma.sync",
-        buffers=(("Q", 1), ("K", stages), ("V", stages)),
+        pick.warps,
+        matrix_unit=matrix_unit(gpu),
+        buffers=(("Q", 1), ("K", ahead), ("V", ahead)),
         operands_in_registers=("O",),
         source=source,
     )
 
 
-def key_mapping(pick: Pick, source: str) -> Mapping:
+def key_mapping(gpu: Gpu, pick: Pick, source: str) -> Mapping:
     """dK and dV: Sᵀ and dPᵀ are computed, so that warps own rows of K/V throughout."""
-    rows_of_keys = (pick.warps, 1)
+    ahead, rows_of_keys = buffers(gpu, pick.stages), (pick.warps, 1)
     return Mapping(
         pick.warps,
-        buffers=(("K", 1), ("V", 1), ("Q", pick.stages), ("dO", pick.stages)),
+        matrix_unit=matrix_unit(gpu),
+        buffers=(("K", 1), ("V", 1), ("Q", ahead), ("dO", ahead)),
         operands_in_registers=("dV", "dK"),
         warp_grid=(1, pick.warps),
         warp_grids=(("dV", rows_of_keys), ("dK", rows_of_keys)),
@@ -92,11 +108,13 @@ def key_mapping(pick: Pick, source: str) -> Mapping:
     )
 
 
-def query_mapping(pick: Pick, source: str) -> Mapping:
+def query_mapping(gpu: Gpu, pick: Pick, source: str) -> Mapping:
     """dQ: warps own rows of Q."""
+    ahead = buffers(gpu, pick.stages)
     return Mapping(
         pick.warps,
-        buffers=(("Q", 1), ("dO", 1), ("K", pick.stages), ("V", pick.stages)),
+        matrix_unit=matrix_unit(gpu),
+        buffers=(("Q", 1), ("dO", 1), ("K", ahead), ("V", ahead)),
         operands_in_registers=("dQ",),
         source=source,
     )
@@ -115,7 +133,7 @@ def plan_of(
         queries = replace(queries, tile_m=tile_m, tile_n=tile_n)
 
     def forward() -> tuple[Kernel, ...]:
-        mapping = forward_mapping(gpu, first.warps, first.stages, source)
+        mapping = forward_mapping(gpu, first, source)
         tiling = Tiling(first.tile_m, first.tile_n)
         (kernel,) = flash2.kernels(problem, tiling, mapping)
         return (replace(kernel, grid=("q", "head", "batch")),)
@@ -124,9 +142,9 @@ def plan_of(
         return two_pass.kernels(
             problem,
             Tiling(keys.tile_m, keys.tile_n),
-            key_mapping(keys, source),
+            key_mapping(gpu, keys, source),
             Tiling(queries.tile_m, queries.tile_n),
-            query_mapping(queries, source),
+            query_mapping(gpu, queries, source),
         )
 
     chain = chain_of(problem, forward, backward)
