@@ -22,11 +22,11 @@ SOURCE = "gpu_kernels/, as Triton 3.9 compiles them"
 PICKS = {
     "sm_80": (
         Picks(Pick(128, 64, 4, 3), Pick(32, 64, 4, 3), Pick(128, 32, 4, 3)),
-        Picks(Pick(128, 64, 8, 3), Pick(32, 64, 4, 3), Pick(128, 32, 8, 3)),
+        Picks(Pick(128, 64, 8, 3), Pick(16, 128, 8, 3), Pick(128, 32, 8, 3)),
     ),
     "sm_90": (
         Picks(Pick(128, 128, 8, 3), Pick(64, 128, 8, 2), Pick(128, 64, 8, 2)),
-        Picks(Pick(128, 128, 8, 3), Pick(64, 128, 8, 2), Pick(128, 64, 8, 2)),
+        Picks(Pick(128, 128, 8, 3), Pick(32, 128, 8, 3), Pick(128, 64, 8, 2)),
     ),
     "sm_100": (
         Picks(Pick(128, 64, 8, 3), Pick(32, 128, 8, 3), Pick(128, 32, 8, 3)),
