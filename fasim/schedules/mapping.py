@@ -48,6 +48,8 @@ class Mapping:
         block_order: `grid` (blockIdx order), or `longest-first`: in sections of heads, all of a
             section's heaviest causal blocks, then the next lighter.
         section_bytes: K and V that the heads of such a section fill at most.
+        sums_every_step: the threads that share a row combine their sums in every iteration;
+            otherwise once, at the end.
         fast_math: compiled with it: exp2 flushes denormals, and a product whose only use is an
             addition becomes one instruction with it.
         extra_launches: launches beside the kernel that move next to nothing (a counter zeroed).
@@ -75,6 +77,7 @@ class Mapping:
     persistent: bool = False
     block_order: Literal["grid", "longest-first"] = "grid"
     section_bytes: int = 0
+    sums_every_step: bool = False
     fast_math: bool = True
     extra_launches: int = 0
     source: str = ""

@@ -14,13 +14,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fasim.hardware import load
 from fasim.problem import DTYPE_BYTES, Attention, ProblemError
 from fasim.schedules import catalog
-from fasim.schedules.plan import Refused
+from fasim.schedules.implementations.gpu_kernels import decode_mapping
+from fasim.schedules.plan import Options, Refused
 from fasim.schedules.record import Record, cached_record
 from fasim.schedules.residency import block_use
 from fasim.simulator.lowering import lower, main_loop
@@ -31,6 +32,7 @@ GPUS = {"sm_80": "a100", "sm_89": "rtx4090", "sm_90": "h100", "sm_100": "b200"}
 #: Scratch of a block beside its tiles: row results exchanged between warps, barriers.
 SCRATCH_BYTES = 2048
 FP32_TOLERANCE = 0.1
+BARRIER = "i64"  # the elements of a buffer that holds barriers, no tiles
 
 _TENSOR = ("HMMA", "HGMMA", "QGMMA", "QMMA", "IMMA", "IGMMA", "UTCHMMA", "UTCQMMA")
 #: What a thread computes, and the opcodes that do, with how many of them each does at once.
@@ -49,7 +51,7 @@ class CompiledKernel:
     Attributes:
         kernel: its name; `schedule` and `kernel_name` name the one of fasim's that it mirrors.
         buffer_bytes: tiles in shared memory, by the compiler's IR.
-        buffers: of each, its name, number of tiles and their shape.
+        buffers: of each but barriers, its name, number of tiles and their shape.
         registers, spills: of a thread.
         unroll: iterations of the source in one of the loop; None where it multiplies nothing.
         instructions: of the main loop, by opcode, in one iteration of the source.
@@ -87,7 +89,9 @@ class CompiledKernel:
             warps=read["num_warps"],
             stages=read["num_stages"],
             buffers=tuple(
-                (each["name"], each["count"], tuple(each["tile"])) for each in read["buffers"]
+                (each["name"], each["count"], tuple(each["tile"]))
+                for each in read["buffers"]
+                if each["dtype"] != BARRIER
             ),
         )
 
@@ -193,7 +197,7 @@ class CompiledKernels:
 def compile_kernels(
     archs: Sequence[str],
     kernel: str | None = None,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> CompiledKernels:
     """Compiles every kernel, or those of one name, for each architecture, and compares.
 
@@ -210,7 +214,8 @@ def compile_kernels(
             failed.append((fault["kernel"], fault["arch"], fault["reason"]))
         else:
             checks.append(check(CompiledKernel.from_dict(line["compiled"])))
-        progress(done, line["of"])
+        if progress is not None:
+            progress(done, line["of"])
     return CompiledKernels(tuple(checks), tuple(failed))
 
 
@@ -293,14 +298,19 @@ def _record_of(compiled: CompiledKernel) -> Record:
     name = compiled.schedule
     implementation = name if name in catalog.IMPLEMENTATIONS else None
     schedule = None if implementation else name
+    decodes = name in catalog.SCHEDULES and catalog.SCHEDULES[name].decodes
+    options = Options(tile=compiled.tile) if decodes else Options()
     for problem in _problems(compiled):
         try:
-            plan = catalog.plan(problem, gpu, schedule, implementation)
-        except Refused:
+            plan = catalog.plan(problem, gpu, schedule, implementation, options)
+        except (Refused, ProblemError):
             continue
         for kernel in plan.kernels:
             if kernel.name == compiled.kernel_name:
-                return cached_record(kernel)
+                # The schedule is anyone's; its mapping here is that of the project's kernels.
+                own = decodes and kernel.mapping.matrix_unit != "none"
+                mapping = decode_mapping(gpu) if own else kernel.mapping
+                return cached_record(replace(kernel, mapping=mapping))
     raise Refused(name, f"no plan of it has a kernel {compiled.kernel_name} on {gpu.name}")
 
 
@@ -347,9 +357,9 @@ def _memory_faults(compiled: CompiledKernel, modelled: ModelledKernel) -> list[s
 
 
 def _work_faults(compiled: CompiledKernel, modelled: ModelledKernel) -> list[str]:
-    faults = []
     if not modelled.work:
-        return faults
+        return []
+    faults = list[str]()
     if compiled.unroll is None or compiled.unroll % 1:
         faults.append(f"the loop holds {compiled.unroll} iterations, no whole number")
     for kind, tolerance in (("matmul", 0.0), ("exp2", 0.0), ("fp32", FP32_TOLERANCE)):

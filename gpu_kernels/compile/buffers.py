@@ -15,7 +15,6 @@ _ALLOCATION = re.compile(
 )
 _CARRIED = re.compile(r"(%[\w$.-]+) = (%[\w$.#-]+)")
 _BITS = re.compile(r"\d+")
-BARRIER = "i64"  # an mbarrier
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +23,7 @@ class Buffer:
 
     Attributes:
         name: of the value it holds, as in the kernel's source.
+        dtype: of its elements; i64 where it holds barriers.
         first, last: lines of the IR between which it lives.
     """
 
@@ -40,11 +40,6 @@ class Buffer:
         bits = _BITS.search(self.dtype)
         assert bits is not None
         return self.count * prod(self.tile) * int(bits[0]) // 8
-
-    @property
-    def is_barrier(self) -> bool:
-        """Whether it holds barriers instead of elements."""
-        return self.dtype == BARRIER
 
 
 def buffers_of(ttgir: str) -> list[Buffer]:

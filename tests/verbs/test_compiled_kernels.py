@@ -30,9 +30,9 @@ FORWARD = CompiledKernel.from_dict(
         "shared_memory_bytes": 49152,
         "buffer_bytes": 49152,
         "buffers": [
-            {"name": "q", "count": 1, "tile": [128, 64]},
-            {"name": "k", "count": 2, "tile": [64, 64]},
-            {"name": "v", "count": 2, "tile": [64, 64]},
+            {"name": "q", "count": 1, "tile": [128, 64], "dtype": "f16"},
+            {"name": "k", "count": 2, "tile": [64, 64], "dtype": "f16"},
+            {"name": "v", "count": 2, "tile": [64, 64], "dtype": "f16"},
         ],
         "registers": 255,
         "spills": 0,

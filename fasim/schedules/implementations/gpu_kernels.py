@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
-from fasim.schedules.implementations.triton import Pick, Picks, check, plan_of
+from fasim.schedules.implementations.triton import Pick, Picks, buffers, check, plan_of
+from fasim.schedules.mapping import Mapping
 from fasim.schedules.plan import Entry, Options, Plan
 
 if TYPE_CHECKING:
@@ -41,6 +42,22 @@ def picks(architecture: str, head_dim: int) -> Picks:
     """Of both directions; GPUs between Ampere and Hopper, and unknown ones, take Ampere's."""
     narrow, wide = PICKS.get(architecture, PICKS["sm_80"])
     return narrow if head_dim <= 64 else wide
+
+
+def decode_mapping(gpu: Gpu) -> Mapping:
+    """Of `decode` and `split_kv`: rows fill one fragment, and warps share columns.
+
+    Neither wgmma nor tcgen05 takes so few rows. P lies spread over the warps that PV needs it
+    from, and passes through shared memory.
+    """
+    ahead = buffers(gpu, DECODE.stages, from_shared=False)
+    return Mapping(
+        DECODE.warps,
+        buffers=(("Q", 1), ("K", ahead), ("V", ahead)),
+        warp_grid=(1, DECODE.warps),
+        sums_every_step=True,
+        source=SOURCE,
+    )
 
 
 def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:

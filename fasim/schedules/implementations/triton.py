@@ -65,13 +65,20 @@ def picks(architecture: str, head_dim: int) -> Picks:
     return Picks(Pick(128, tile_n, warps, stages), KEYS, QUERIES)
 
 
-def buffers(gpu: Gpu, stages: int) -> int:
+def buffers(gpu: Gpu, stages: int, *, products: int = 1, from_shared: bool = True) -> int:
     """Tiles that a pipelined load keeps in shared memory.
 
     One a stage where the tensor cores read them there while the next comes; one fewer for
-    mma.sync, which has its operands in registers by then. So Triton 3.9 allocates them (TTGIR).
+    mma.sync, which has its operands in registers by then; one more for tcgen05, whose products
+    run on into the next step, if two of them take the tile. So Triton 3.9 allocates them (TTGIR).
+
+    Args:
+        products: that take the tile.
+        from_shared: whether the tile's rows are enough for wgmma and tcgen05.
     """
-    return stages if {"wgmma", "tcgen05"} & set(gpu.features) else max(1, stages - 1)
+    if from_shared and "tcgen05" in gpu.features:
+        return stages + products - 1
+    return stages if from_shared and "wgmma" in gpu.features else max(1, stages - 1)
 
 
 def matrix_unit(gpu: Gpu) -> MatrixUnit:
@@ -82,7 +89,8 @@ def matrix_unit(gpu: Gpu) -> MatrixUnit:
 def forward_mapping(gpu: Gpu, pick: Pick, source: str) -> Mapping:
     """Q stays in shared memory; K and V come ahead; P stays in registers.
 
-    On Hopper the compiler multiplies by wgmma; tiles still come by cp.async.
+    On Hopper the compiler multiplies by wgmma; tiles still come by cp.async. `tl.sum` gives the
+    whole sum of a row, in every step.
     """
     ahead = buffers(gpu, pick.stages)
     return Mapping(
@@ -90,13 +98,14 @@ def forward_mapping(gpu: Gpu, pick: Pick, source: str) -> Mapping:
         matrix_unit=matrix_unit(gpu),
         buffers=(("Q", 1), ("K", ahead), ("V", ahead)),
         operands_in_registers=("O",),
+        sums_every_step=True,
         source=source,
     )
 
 
 def key_mapping(gpu: Gpu, pick: Pick, source: str) -> Mapping:
     """dK and dV: Sᵀ and dPᵀ are computed, so that warps own rows of K/V throughout."""
-    ahead, rows_of_keys = buffers(gpu, pick.stages), (pick.warps, 1)
+    ahead, rows_of_keys = buffers(gpu, pick.stages, products=2), (pick.warps, 1)
     return Mapping(
         pick.warps,
         matrix_unit=matrix_unit(gpu),
@@ -110,11 +119,11 @@ def key_mapping(gpu: Gpu, pick: Pick, source: str) -> Mapping:
 
 def query_mapping(gpu: Gpu, pick: Pick, source: str) -> Mapping:
     """dQ: warps own rows of Q."""
-    ahead = buffers(gpu, pick.stages)
+    keys, values = (buffers(gpu, pick.stages, products=products) for products in (2, 1))
     return Mapping(
         pick.warps,
         matrix_unit=matrix_unit(gpu),
-        buffers=(("Q", 1), ("dO", 1), ("K", ahead), ("V", ahead)),
+        buffers=(("Q", 1), ("dO", 1), ("K", keys), ("V", values)),
         operands_in_registers=("dQ",),
         source=source,
     )
