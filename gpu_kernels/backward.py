@@ -1,7 +1,7 @@
 """Backward in two passes without atomics: delta; dK and dV of a row tile of keys; dQ of queries.
 
-Mirrors the backward of implementation `gpu-kernels` (schedule two_pass): both passes compute S and dP
-again. Heads that share keys leave a dK and dV each, which a last kernel adds up.
+Mirrors the backward of implementation `gpu-kernels`, schedule two_pass: both passes compute S and
+dP again. Heads that share keys leave a dK and dV each, which a last kernel adds up.
 """
 
 from __future__ import annotations

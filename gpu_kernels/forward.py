@@ -1,6 +1,6 @@
 """FlashAttention-2 forward in Triton: a block a row tile, K and V ascending.
 
-Mirrors implementation `gpu-kernels` of schedule flash2: the same tiles, visited blocks and accesses.
+Mirrors implementation `gpu-kernels` of schedule flash2: the same tiles, visited blocks, accesses.
 """
 
 from __future__ import annotations

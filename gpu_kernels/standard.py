@@ -403,7 +403,11 @@ def variants(arch: str) -> list[Variant]:
                 fixed = {"GROUP_A": 1, "GROUP_B": 1, "TILE_M": pick.tile_m, "TILE_N": pick.tile_n}
                 fixed |= {"TILE_K": pick.tile_k, "EVEN_M": True, "EVEN_N": True, "EVEN_K": True}
                 # The side that lies contiguous in memory: as a launch finds it, a constant.
-                fixed |= {"stride_ak": 1, "stride_cn": 1, "stride_bn" if head_wide else "stride_bk": 1}
+                fixed |= {
+                    "stride_ak": 1,
+                    "stride_cn": 1,
+                    "stride_bn" if head_wide else "stride_bk": 1,
+                }
                 operands = dict.fromkeys("ABC", element)
                 listed.append((name, matmul_kernel, operands, fixed, pick))
             gradient = dict.fromkeys(("P", "dP", "dS"), element)
@@ -413,9 +417,7 @@ def variants(arch: str) -> list[Variant]:
             fixed = {**over_rows, "dropout": 0.1}
             listed.append(("dropout", dropout_kernel, dropped, fixed, rows))
             dropped = {"dP_dropped": element, "dP": element, **mask}
-            listed.append(
-                ("dropout_gradient", dropout_gradient_kernel, dropped, over_rows, rows)
-            )
+            listed.append(("dropout_gradient", dropout_gradient_kernel, dropped, over_rows, rows))
         for name, kernel, pointers, fixed, pick in listed:
             found.append(
                 compiled_with(

@@ -79,9 +79,7 @@ def usual_problems(
 ) -> Iterator[Attention]:
     """What the kernels are compiled for ahead of time: lengths of whole tiles."""
     for head_dim, causal, dtype in product(head_dims, masks, ("fp16", "bf16")):
-        yield Attention(
-            1, 1, USUAL_LENGTH, USUAL_LENGTH, head_dim, dtype=dtype, causal=causal
-        )
+        yield Attention(1, 1, USUAL_LENGTH, USUAL_LENGTH, head_dim, dtype=dtype, causal=causal)
 
 
 def forward(arch: str, head_dim: int) -> Pick:

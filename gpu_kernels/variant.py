@@ -1,4 +1,4 @@
-"""One kernel as it would be compiled: its argument types, its constants, and the schedule it mirrors."""
+"""One kernel as it would be compiled: argument types, constants, and the schedule it mirrors."""
 
 from __future__ import annotations
 

@@ -106,9 +106,7 @@ def _random(chance: random.Random, kernel: str) -> Case:
     return Case(kernel, arch, replace(problem, direction=direction), tile, 1, interleaved)
 
 
-def _problem(
-    chance: random.Random, rows: int, keys: int, causal: bool | None = None
-) -> Attention:
+def _problem(chance: random.Random, rows: int, keys: int, causal: bool | None = None) -> Attention:
     """At most `rows` × `keys`; one in four with lengths that are multiples of 64, as far as fit."""
     kv_heads, group = chance.choice(((1, 1), (1, 2), (2, 1), (1, 3)))
     lengths = [chance.randint(1, rows), chance.randint(1, keys)]

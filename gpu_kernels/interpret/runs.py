@@ -9,8 +9,17 @@ from typing import Any
 import torch
 
 from fasim.problem import Attention
-from gpu_kernels import backward, bandwidth, decode, exp2_rate, forward, reference, softmax
-from gpu_kernels import standard, tiles
+from gpu_kernels import (
+    backward,
+    bandwidth,
+    decode,
+    exp2_rate,
+    forward,
+    reference,
+    softmax,
+    standard,
+    tiles,
+)
 from gpu_kernels.interpret.cases import Case
 from gpu_kernels.interpret.counting import Launch, counted
 from gpu_kernels.tiles import Pick
@@ -204,9 +213,7 @@ def _decode(case: Case) -> dict[str, Output]:
     problem, operands = case.problem, _inputs(case)
     q, k, v, _ = operands
     pick = _pick(case, tiles.decode())
-    o, lse = decode.decode(
-        q, k, v, causal=problem.causal, num_splits=case.num_splits, pick=pick
-    )
+    o, lse = decode.decode(q, k, v, causal=problem.causal, num_splits=case.num_splits, pick=pick)
     judged, exact_lse = _judged(problem, operands, o)
     return {"O": judged, "LSE": _lse(lse, exact_lse)}
 
