@@ -116,6 +116,7 @@ def test_compare_keeps_what_does_not_fit_and_lists_what_is_refused() -> None:
         ("predict --gpu a100 --heads 1 --head-dim 64", "--seqlen"),
         ("predict --gpu / --heads 1 --head-dim 64 --seqlen 64", "directory"),
         ("validate --measured /nowhere.csv", "no such file"),
+        ("kernels compile --arch sm_80,sm_8", "arch is 'sm_8'; choose from sm_80, sm_89"),
         ("profiles show h1000", "h100"),
         ("profiles check /nowhere.yaml", "nowhere"),
         ("predikt", "predikt"),
