@@ -15,16 +15,20 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fasim.hardware import load
 from fasim.problem import DTYPE_BYTES, Attention, ProblemError
 from fasim.schedules import catalog
-from fasim.schedules.implementations.gpu_kernels import decode_mapping
+from fasim.schedules.implementations.gpu_kernels import decode_mapping, product_mapping
+from fasim.schedules.language import Kernel
 from fasim.schedules.plan import Options, Refused
 from fasim.schedules.record import Record, cached_record
 from fasim.schedules.residency import block_use
 from fasim.simulator.lowering import lower, main_loop
+
+if TYPE_CHECKING:
+    from fasim.hardware import Gpu
 
 #: Architecture → the profile of a GPU that has it.
 GPUS = {"sm_80": "a100", "sm_89": "rtx4090", "sm_90": "h100", "sm_100": "b200"}
@@ -32,6 +36,7 @@ GPUS = {"sm_80": "a100", "sm_89": "rtx4090", "sm_90": "h100", "sm_100": "b200"}
 #: Scratch of a block beside its tiles: row results exchanged between warps, barriers.
 SCRATCH_BYTES = 2048
 FP32_TOLERANCE = 0.1
+TCGEN05 = "UTC"  # what its opcodes begin with
 BARRIER = "i64"  # the elements of a buffer that holds barriers, no tiles
 
 _TENSOR = ("HMMA", "HGMMA", "QGMMA", "QMMA", "IMMA", "IGMMA", "UTCHMMA", "UTCQMMA")
@@ -109,7 +114,7 @@ class ModelledKernel:
     """What fasim says of the same kernel: shared memory, and a thread's work in an iteration.
 
     Attributes:
-        tile: rows of queries and of keys, where the kernel has such tiles.
+        tile: rows of queries and of keys; rows and columns of an only product.
         work: empty where the kernel multiplies no matrices: it has no main loop.
         matrix_unit: of its mapping.
     """
@@ -255,7 +260,7 @@ def check(compiled: CompiledKernel) -> KernelCheck:
         return KernelCheck(compiled, None, spilled, str(fault))
     faults = [*spilled, *_launch_faults(compiled, modelled), *_memory_faults(compiled, modelled)]
     reason = ""
-    if compiled.arch == "sm_100" and modelled.work:
+    if any(name.startswith(TCGEN05) for name in compiled.instructions) and modelled.work:
         reason = f"it multiplies by tcgen05, and is modelled with {modelled.matrix_unit}"
     else:
         faults += _work_faults(compiled, modelled)
@@ -282,10 +287,11 @@ def model_of(compiled: CompiledKernel) -> ModelledKernel:
             if kind is not None:
                 work[kind] += item.count
     kernel = record.kernel
-    sides = (kernel.tiles.get(axis, 0) for axis in ("q", "k"))
+    products = [op.shape for op in record.once() if op.kind == "matmul"]
+    tile = kernel.tiles.get("q", 0), kernel.tiles.get("k", 0)
     return ModelledKernel(
         shared_memory_bytes=use.shared_memory_bytes,
-        tile=(next(sides), next(sides)),
+        tile=products[0] if len(products) == 1 else tile,
         warps=kernel.mapping.warps,
         work=work,
         matrix_unit=kernel.mapping.matrix_unit,
@@ -307,11 +313,19 @@ def _record_of(compiled: CompiledKernel) -> Record:
             continue
         for kernel in plan.kernels:
             if kernel.name == compiled.kernel_name:
-                # The schedule is anyone's; its mapping here is that of the project's kernels.
-                own = decodes and kernel.mapping.matrix_unit != "none"
-                mapping = decode_mapping(gpu) if own else kernel.mapping
-                return cached_record(replace(kernel, mapping=mapping))
+                return cached_record(_as_run(compiled, kernel, gpu))
     raise Refused(name, f"no plan of it has a kernel {compiled.kernel_name} on {gpu.name}")
+
+
+def _as_run(compiled: CompiledKernel, kernel: Kernel, gpu: Gpu) -> Kernel:
+    """A plan's kernel under the mapping of the project's own, where the plan is not of them."""
+    planned = kernel.mapping
+    if compiled.schedule in catalog.IMPLEMENTATIONS or planned.matrix_unit == "none":
+        return kernel
+    if catalog.SCHEDULES[compiled.schedule].decodes:
+        return replace(kernel, mapping=decode_mapping(gpu))
+    mapping = product_mapping(gpu, planned, compiled.warps, compiled.stages)
+    return replace(kernel, mapping=mapping)
 
 
 def _problems(compiled: CompiledKernel) -> Iterator[Attention]:

@@ -9,7 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
-from fasim.schedules.implementations.triton import Pick, Picks, buffers, check, plan_of
+from fasim.schedules.implementations.triton import (
+    Pick,
+    Picks,
+    buffers,
+    check,
+    matrix_unit,
+    plan_of,
+)
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.plan import Entry, Options, Plan
 
@@ -55,6 +62,18 @@ def decode_mapping(gpu: Gpu) -> Mapping:
         buffers=(("Q", 1), ("K", ahead), ("V", ahead)),
         warp_grid=(1, DECODE.warps),
         sums_every_step=True,
+        source=SOURCE,
+    )
+
+
+def product_mapping(gpu: Gpu, planned: Mapping, warps: int, stages: int) -> Mapping:
+    """Of standard attention's products: the plan's tile and step, with the kernels' own warps."""
+    ahead = buffers(gpu, stages)
+    return Mapping(
+        warps,
+        matrix_unit=matrix_unit(gpu),
+        buffers=tuple((name, ahead) for name, _ in planned.buffers),
+        warp_grid=None if "wgmma" in gpu.features else (warps // 2, 2),
         source=SOURCE,
     )
 
