@@ -26,7 +26,7 @@ from fasim.schedules.plan import Options, Plan
 
 # A GPU of each architecture: tiles are the architecture's, and no byte depends on more.
 GPUS = {"sm_80": "a100", "sm_89": "rtx4090", "sm_90": "h100", "sm_100": "b200"}
-TIMEOUT_S = 900
+TIMEOUT_S = 1800
 
 Cases = Literal["quick", "full"]
 

@@ -1,7 +1,7 @@
 """The kernels of `gpu_kernels`: flash2 forward and two-pass backward in Triton.
 
-The programs of Triton's tutorial. Tiles are the largest of some usual ones that Triton 3.9 compiles
-without a spill, causal and not; no time was looked at.
+The programs of Triton's tutorial. Tiles are large ones of the usual that Triton 3.9 compiles without
+a spill, causal and not; no time was looked at.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ PICKS = {
         Picks(Pick(128, 64, 4, 3), Pick(32, 64, 4, 3), Pick(128, 32, 4, 3)),
         Picks(Pick(128, 64, 8, 3), Pick(16, 128, 8, 3), Pick(128, 32, 8, 3)),
     ),
+    "sm_89": (
+        Picks(Pick(128, 64, 4, 3), Pick(32, 64, 4, 3), Pick(128, 32, 4, 3)),
+        Picks(Pick(128, 64, 8, 3), Pick(32, 64, 8, 3), Pick(128, 32, 8, 3)),
+    ),
     "sm_90": (
         Picks(Pick(128, 128, 8, 3), Pick(64, 128, 8, 2), Pick(128, 64, 8, 2)),
         Picks(Pick(128, 64, 8, 3), Pick(32, 128, 8, 3), Pick(128, 64, 8, 2)),
@@ -45,8 +49,8 @@ DECODE = Pick(16, 64, 4, 3)
 
 
 def picks(architecture: str, head_dim: int) -> Picks:
-    """Of both directions; GPUs between Ampere and Hopper, and unknown ones, take Ampere's."""
-    narrow, wide = PICKS.get(architecture, PICKS["sm_80"])
+    """Of both directions; an architecture without tiles of its own takes those of sm_89."""
+    narrow, wide = PICKS.get(architecture, PICKS["sm_89"])
     return narrow if head_dim <= 64 else wide
 
 
