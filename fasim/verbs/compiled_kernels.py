@@ -26,12 +26,10 @@ from fasim.schedules.plan import Options, Refused
 from fasim.schedules.record import Record, cached_record
 from fasim.schedules.residency import block_use
 from fasim.simulator.lowering import lower, main_loop
+from fasim.verbs.validate_kernels import GPUS
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
-
-#: Architecture → the profile of a GPU that has it.
-GPUS = {"sm_80": "a100", "sm_89": "rtx4090", "sm_90": "h100", "sm_100": "b200"}
 
 #: Scratch of a block beside its tiles: row results exchanged between warps, barriers.
 SCRATCH_BYTES = 2048
