@@ -1,7 +1,7 @@
 """The kernels of `gpu_kernels`: flash2 forward and two-pass backward in Triton.
 
-The programs of Triton's tutorial. Tiles are large ones of the usual that Triton 3.9 compiles without
-a spill, causal and not; no time was looked at.
+The programs of Triton's tutorial. Tiles are large ones among the usual that Triton 3.9 compiles
+without a spill, causal and not; no time was looked at.
 """
 
 from __future__ import annotations
