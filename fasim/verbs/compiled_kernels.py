@@ -26,6 +26,7 @@ from fasim.schedules.plan import Options, Refused
 from fasim.schedules.record import Record, cached_record
 from fasim.schedules.residency import block_use
 from fasim.simulator.lowering import lower, main_loop
+from fasim.simulator.lowering.instructions import MMA_ROWS
 from fasim.verbs.validate_kernels import GPUS
 
 if TYPE_CHECKING:
@@ -129,8 +130,9 @@ class KernelCheck:
     """One kernel, compiled and modelled.
 
     Attributes:
-        modelled: None where `reason` says why fasim has no such kernel.
+        modelled: None where fasim plans no such kernel.
         faults: where the two disagree, a sentence each.
+        reason: why something was not compared; empty where all was.
     """
 
     compiled: CompiledKernel
@@ -259,7 +261,9 @@ def check(compiled: CompiledKernel) -> KernelCheck:
     faults = [*spilled, *_launch_faults(compiled, modelled), *_memory_faults(compiled, modelled)]
     reason = ""
     if any(name.startswith(TCGEN05) for name in compiled.instructions) and modelled.work:
-        reason = f"it multiplies by tcgen05, and is modelled with {modelled.matrix_unit}"
+        reason = (
+            f"instructions: it multiplies by tcgen05, and is planned with {modelled.matrix_unit}"
+        )
     else:
         faults += _work_faults(compiled, modelled)
     return KernelCheck(compiled, modelled, tuple(faults), reason)
@@ -300,10 +304,13 @@ def _record_of(compiled: CompiledKernel) -> Record:
     """The record of the kernel that a compiled one mirrors."""
     gpu = load(GPUS[compiled.arch]).gpu
     name = compiled.schedule
+    if not name:
+        raise Refused(compiled.kernel, "it mirrors no kernel of a schedule")
     implementation = name if name in catalog.IMPLEMENTATIONS else None
     schedule = None if implementation else name
-    decodes = name in catalog.SCHEDULES and catalog.SCHEDULES[name].decodes
-    options = Options(tile=compiled.tile) if decodes else Options()
+    # A schedule takes the kernels' tile; rows of single queries are none.
+    asked = implementation is None and not any(side % MMA_ROWS for side in compiled.tile)
+    options = Options(tile=compiled.tile) if asked else Options()
     for problem in _problems(compiled):
         try:
             plan = catalog.plan(problem, gpu, schedule, implementation, options)
@@ -312,7 +319,7 @@ def _record_of(compiled: CompiledKernel) -> Record:
         for kernel in plan.kernels:
             if kernel.name == compiled.kernel_name:
                 return cached_record(_as_run(compiled, kernel, gpu))
-    raise Refused(name, f"no plan of it has a kernel {compiled.kernel_name} on {gpu.name}")
+    raise Refused(name, f"no plan of it has a kernel {compiled.kernel_name}")
 
 
 def _as_run(compiled: CompiledKernel, kernel: Kernel, gpu: Gpu) -> Kernel:
