@@ -89,7 +89,7 @@ def check_kernels(
     """Interprets kernels on a CPU; compares outputs with references, bytes with `traffic`.
 
     Args:
-        cases: `quick` takes seconds, `full` minutes: over 200 random shapes.
+        cases: `quick` takes seconds; `full`, over 200 random shapes, minutes.
         only: kernels to run, by the names of the cases, instead of all.
         source: a folder with another `gpu_kernels` to check instead of the installed one.
 
