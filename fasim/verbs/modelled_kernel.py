@@ -1,4 +1,4 @@
-"""fasim's plan of a kernel that was compiled: shared memory, and a thread's work in an iteration."""
+"""fasim's plan of a compiled kernel: shared memory, and a thread's work in an iteration."""
 
 from __future__ import annotations
 
