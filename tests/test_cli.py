@@ -123,6 +123,7 @@ def test_compare_keeps_what_does_not_fit_and_lists_what_is_refused() -> None:
         ("validate --html /nowhere/page.html", "no folder /nowhere"),
         ("validate --direction up", "choose from forward"),
         ("profiles detect --out /", "is there already"),
+        ("kernels compile --arch sm_80,sm_8", "arch is 'sm_8'; choose from sm_80, sm_89"),
         ("profiles show h1000", "h100"),
         ("profiles check /nowhere.yaml", "nowhere"),
         ("predikt", "predikt"),

@@ -12,7 +12,8 @@ from fasim.cli.application import app
 
 # isort: off
 # Each registers its commands; the help lists them in this order.
-from fasim.cli import attention, operators, validation, kv_cache, catalogue, profiles, study  # noqa: F401
+from fasim.cli import attention, operators, validation, kernels, kv_cache  # noqa: F401
+from fasim.cli import catalogue, profiles, study  # noqa: F401
 # isort: on
 
 

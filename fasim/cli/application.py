@@ -30,6 +30,10 @@ study_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="A question that takes many predictions."
 )
 app.add_typer(study_app, name="study")
+kernels_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="The Triton kernels beside the model."
+)
+app.add_typer(kernels_app, name="kernels")
 
 
 def _print_version(wanted: bool) -> None:

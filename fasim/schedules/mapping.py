@@ -82,6 +82,8 @@ class Mapping:
             their blocks walk: K and V forward.
         masks_every_tile: one loop goes over masked tiles and others alike, and pays for the mask
             in all; otherwise tiles that the mask does not cut have a loop of their own.
+        sums_every_step: the threads that share a row combine their sums in every iteration;
+            otherwise once, at the end.
         fast_math: compiled with it: exp2 flushes denormals, and a product whose only use is an
             addition becomes one instruction with it.
         extra_launches: launches beside the kernel that move next to nothing (a counter zeroed).
@@ -124,6 +126,7 @@ class Mapping:
     block_order: Literal["grid", "longest-first"] = "grid"
     section_bytes: int = 0
     masks_every_tile: bool = False
+    sums_every_step: bool = False
     fast_math: bool = True
     extra_launches: int = 0
     source: str = ""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
 from fasim.schedules import flash2, one_pass
-from fasim.schedules.implementations.triton import forward_mapping
+from fasim.schedules.implementations.triton import Pick, forward_mapping
 from fasim.schedules.language import Kernel
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.plan import Entry, Options, Plan, backward_tile, chain_of, check_dtype, listed
@@ -83,8 +83,10 @@ def _build(problem: Attention, gpu: Gpu, _options: Options) -> Plan:
     warps = 4 if problem.head_dim <= 64 else 8
 
     def forward() -> tuple[Kernel, ...]:
-        usual = forward_mapping(gpu, warps, FORWARD_STAGES, SOURCE)
-        mapping = replace(usual, masks_every_tile=True)
+        usual = forward_mapping(gpu, Pick(ROWS, FORWARD_COLUMNS, warps, FORWARD_STAGES), SOURCE)
+        # Triton 2.1 keeps a tile a stage in shared memory, of K and of V.
+        kept = (("Q", 1), ("K", FORWARD_STAGES), ("V", FORWARD_STAGES))
+        mapping = replace(usual, buffers=kept, masks_every_tile=True)
         (kernel,) = flash2.kernels(problem, Tiling(ROWS, FORWARD_COLUMNS), mapping)
         return (replace(kernel, grid=("q", "head", "batch")),)
 

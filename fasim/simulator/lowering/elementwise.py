@@ -183,9 +183,10 @@ class Elementwise:
     def _combine_rows(self, op: Op) -> None:
         """A row's partial results are combined across the quad, and the warps, that share it.
 
-        A sum that is only carried on needs none until the end.
+        A sum that is only carried on needs none until the end, unless the mapping says otherwise.
         """
-        if op.kind == "row_sum" and self._only_carried(op):
+        waits = not self.body.mapping.sums_every_step
+        if waits and op.kind == "row_sum" and self._only_carried(op):
             return
         values = self.body.per_thread(op.shape)
         pipe: Arithmetic = "alu" if op.kind == "row_max" else "fp32"
