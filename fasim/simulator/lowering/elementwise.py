@@ -5,7 +5,7 @@ from __future__ import annotations
 from fasim.schedules.record import Op
 from fasim.simulator.lowering.body import LoopBody
 from fasim.simulator.lowering.emitter import Emitter
-from fasim.simulator.lowering.exchange import SHUFFLE_BYTES, exchange_rows
+from fasim.simulator.lowering.exchange import SHUFFLE_BYTES, combine_quad, exchange_rows
 from fasim.simulator.lowering.instructions import REDUCTIONS, SFU_OPS, Arithmetic
 
 # Elements of a fused run a warp has in flight: further ahead, in-order exp2 holds up the
@@ -14,7 +14,6 @@ INTERLEAVE = 2
 # Groups a run is cut into at most. Items then stand for several instructions, and a stream of a
 # few hundred items is simulated in milliseconds.
 RUN_GROUPS = 24
-QUAD_SHUFFLES = 2  # four threads share a row: two exchanges combine their partial results
 
 
 class Elementwise:
@@ -191,13 +190,10 @@ class Elementwise:
         values = self.body.per_thread(op.shape)
         pipe: Arithmetic = "alu" if op.kind == "row_max" else "fp32"
         last = self.emitter.after((op.index,))
-        for _ in range(QUAD_SHUFFLES):
-            exchanged = values * SHUFFLE_BYTES
-            shuffle = self.emitter.shared_memory(exchanged, values, needs=last, name="shuffle")
-            last = [self.emitter.arithmetic(pipe, values, needs=[shuffle], name=op.kind)]
+        last = combine_quad(self.emitter, values, pipe, last, op.kind)
         warps = self.body.warps_across(self.body.sources(op)[0])
         if warps > 1:
-            last = [exchange_rows(self.emitter, values, warps, pipe, last)]
+            last = exchange_rows(self.emitter, values, warps, pipe, last)
         self.emitter.made(op.index, last)
 
     def _only_carried(self, op: Op) -> bool:
