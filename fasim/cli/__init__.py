@@ -40,6 +40,7 @@ def _input_errors() -> tuple[type[Exception], ...]:
         ("fasim.verbs.csv_table", "TableError"),
         ("fasim.simulator.mechanisms", "UnknownMechanism"),
         ("fasim.verbs.gpu_query", "NoGpu"),
+        ("fasim.verbs.validate_kernels", "KernelsUnavailable"),
     ):
         if module in sys.modules:
             errors.append(getattr(sys.modules[module], name))

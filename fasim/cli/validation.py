@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @app.command(
     epilog="Examples: fasim validate --measured times.csv --implementation flash-attn-2 "
     "--direction forward --min-seqlen 1024 --html report.html; "
-    "fasim validate --operators --gpu h100-sxm5"
+    "fasim validate --operators --gpu h100-sxm5; fasim validate --kernels --arch sm_90"
 )
 def validate(
     measured: Annotated[
@@ -32,6 +32,14 @@ def validate(
     out: Annotated[
         Path, typer.Option(metavar="FILE", help="where --run keeps its rows, and goes on from")
     ] = Path("measured.csv"),
+    kernels: Annotated[
+        bool,
+        typer.Option("--kernels", help="the Triton kernels, interpreted and compiled; no GPU"),
+    ] = False,
+    cases: Annotated[str, typer.Option(help="what --kernels interprets: quick or full")] = "quick",
+    arch: Annotated[
+        str, typer.Option(help="what --kernels compiles for, with commas between")
+    ] = "sm_80,sm_89,sm_90,sm_100",
     gpu: Annotated[list[str] | None, typer.Option(help="only rows of this GPU")] = None,
     implementation: ImplementationsOption = None,
     direction: Annotated[
@@ -62,6 +70,9 @@ def validate(
     from fasim.verbs.operator_measurements import is_of_operators
     from fasim.verbs.validate import validate as compare
 
+    if kernels:
+        _validate_kernels(arch, cases, as_json)
+        return
     if operators or (measured is not None and is_of_operators(measured)):
         _validate_operators(measured, gpu, as_json)
         return
@@ -113,6 +124,21 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _validate_kernels(arch: str, cases: str, as_json: bool) -> None:
+    from fasim.report.kernel_validation import kernel_validation_text
+    from fasim.verbs.kernel_validation import validate_kernels
+
+    check_choice("cases", cases, ("quick", "full"))
+    validation = validate_kernels(
+        arch.split(","),
+        "full" if cases == "full" else "quick",
+        progress=progress_of("kernels"),
+    )
+    print_result(validation.to_dict, lambda: kernel_validation_text(validation), as_json)
+    if not validation.agrees:
+        raise typer.Exit(1)
 
 
 def _validate_operators(measured: Path | None, gpu: list[str] | None, as_json: bool) -> None:
