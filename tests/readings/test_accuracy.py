@@ -26,7 +26,7 @@ def test_a_large_problem_is_judged_by_a_sample(schedule: str) -> None:
 @pytest.mark.parametrize("implementation", catalog.IMPLEMENTATIONS)
 @pytest.mark.parametrize("causal", [False, True])
 def test_implementations_too(implementation: str, causal: bool) -> None:
-    head_dim = {"triton": 64}.get(implementation, 40)  # the tutorial takes powers of two
+    head_dim = {"triton": 64, "gpu-kernels": 64}.get(implementation, 40)  # powers of two
     # FlashAttention-1's mask begins at the first key: as many queries as keys. Megatron's rows
     # are multiples of four.
     keys = 100 if implementation in ("flash-attn-0.1", "flash-attn-1", "megatron") else 130

@@ -50,6 +50,11 @@ def usual_tile(problem: Attention, gpu: Gpu) -> Tile:
     return min(TILES, key=lambda tile: float(f"{cycles(tile):.9g}"))
 
 
+def step(wgmma: bool, element_bytes: int) -> int:
+    """Elements of the contracted side that a main-loop step takes: 128 bytes on Hopper, else 64."""
+    return (128 if wgmma else 64) // element_bytes
+
+
 def gemm(gpu: Gpu, dtype: str, tile: Tile | None = None) -> Gemm:
     """The GEMM of an architecture: wgmma fed by TMA on Hopper, else mma.sync and cp.async.
 
@@ -58,10 +63,10 @@ def gemm(gpu: Gpu, dtype: str, tile: Tile | None = None) -> Gemm:
     tile_m, tile_n = tile or (128, 128)
     element_bytes = DTYPE_BYTES[dtype]
     if "wgmma" in gpu.features and tile_m % 64 == 0:
-        k_step, stages = 128 // element_bytes, 4
+        k_step, stages = step(True, element_bytes), 4
         mapping = Mapping(tile_m // 64 * 4, "wgmma", "tma", source=SOURCE)
     else:
-        k_step, stages = 64 // element_bytes, 5
+        k_step, stages = step(False, element_bytes), 5
         warps = 8 if tile_m * tile_n > 128 * 128 else 4
         grid = (warps // 2, 2)
         mapping = Mapping(warps, "mma.sync", "cp.async", warp_grid=grid, source=SOURCE)

@@ -6,7 +6,7 @@ tutorial runs both passes in one launch, and scales K in a kernel of its own bef
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
@@ -31,19 +31,41 @@ if TYPE_CHECKING:
 SOURCE = "triton-lang/triton python/tutorials/06-fused-attention.py, 2023-09 to 2024-05"
 DTYPES = ("fp16", "bf16")
 HEAD_DIMS = (16, 32, 64, 128)
-# Backward: rows a block owns, rows it takes a step, warps, stages.
-OWN_ROWS, STEP_ROWS, BACKWARD_WARPS, BACKWARD_STAGES = 128, 32, 4, 5
 
 
-def forward_pick(gpu: Gpu, head_dim: int) -> tuple[int, int, int, int]:
-    """(tile_m, tile_n, warps, stages)."""
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """Rows of Q and of K/V that a block takes at a time, its warps, stages of its loop."""
+
+    tile_m: int
+    tile_n: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Picks:
+    """Of forward, and of the two passes of backward: blocks that own keys, and own queries."""
+
+    forward: Pick
+    keys: Pick
+    queries: Pick
+
+
+# Backward, at every head dimension: 128 rows a block owns, 32 it takes a step.
+KEYS, QUERIES = Pick(32, 128, 4, 5), Pick(128, 32, 4, 5)
+
+
+def picks(architecture: str, head_dim: int) -> Picks:
+    """What the tutorial takes."""
     tile_n, stages = (64, 4) if head_dim <= 64 else (32, 3)
-    if gpu.architecture == "sm_90" and head_dim >= 64:
-        return 128, tile_n, 8, 7
-    return 128, tile_n, 4, stages
+    warps = 4
+    if architecture == "sm_90" and head_dim >= 64:
+        warps, stages = 8, 7
+    return Picks(Pick(128, tile_n, warps, stages), KEYS, QUERIES)
 
 
-def forward_mapping(gpu: Gpu, warps: int, stages: int) -> Mapping:
+def forward_mapping(gpu: Gpu, warps: int, stages: int, source: str) -> Mapping:
     """Q stays in shared memory; K and V come `stages` steps ahead; P stays in registers.
 
     On Hopper the compiler multiplies by wgmma; tiles still come by cp.async.
@@ -53,58 +75,74 @@ def forward_mapping(gpu: Gpu, warps: int, stages: int) -> Mapping:
         matrix_unit="wgmma" if "wgmma" in gpu.features else "mma.sync",
         buffers=(("Q", 1), ("K", stages), ("V", stages)),
         operands_in_registers=("O",),
-        source=SOURCE,
+        source=source,
     )
 
 
-def key_mapping(stages: int = BACKWARD_STAGES) -> Mapping:
-    """dK and dV: the tutorial computes Sᵀ and dPᵀ, so that warps own rows of K/V throughout."""
-    rows_of_keys = (BACKWARD_WARPS, 1)
+def key_mapping(pick: Pick, source: str) -> Mapping:
+    """dK and dV: Sᵀ and dPᵀ are computed, so that warps own rows of K/V throughout."""
+    rows_of_keys = (pick.warps, 1)
     return Mapping(
-        BACKWARD_WARPS,
-        buffers=(("K", 1), ("V", 1), ("Q", stages), ("dO", stages)),
+        pick.warps,
+        buffers=(("K", 1), ("V", 1), ("Q", pick.stages), ("dO", pick.stages)),
         operands_in_registers=("dV", "dK"),
-        warp_grid=(1, BACKWARD_WARPS),
+        warp_grid=(1, pick.warps),
         warp_grids=(("dV", rows_of_keys), ("dK", rows_of_keys)),
-        source=SOURCE,
+        source=source,
     )
 
 
-def query_mapping(stages: int = BACKWARD_STAGES) -> Mapping:
+def query_mapping(pick: Pick, source: str) -> Mapping:
     """dQ: warps own rows of Q."""
     return Mapping(
-        BACKWARD_WARPS,
-        buffers=(("Q", 1), ("dO", 1), ("K", stages), ("V", stages)),
+        pick.warps,
+        buffers=(("Q", 1), ("dO", 1), ("K", pick.stages), ("V", pick.stages)),
         operands_in_registers=("dQ",),
-        source=SOURCE,
+        source=source,
     )
 
 
-def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
-    tile_m, tile_n, warps, stages = forward_pick(gpu, problem.head_dim)
-    keys, queries = Tiling(STEP_ROWS, OWN_ROWS), Tiling(OWN_ROWS, STEP_ROWS)
+def plan_of(
+    name: str, source: str, chosen: Picks, problem: Attention, gpu: Gpu, options: Options
+) -> Plan:
+    """The chain with these picks, or with the tile that was asked for."""
+    first, keys, queries = chosen.forward, chosen.keys, chosen.queries
     if options.tile is not None:
         tile_m, tile_n = options.tile
         warps = warps_for(options.tile, problem.head_dim)
-        keys, queries = Tiling(tile_n, tile_m), Tiling(tile_m, tile_n)
+        first = replace(first, tile_m=tile_m, tile_n=tile_n, warps=warps)
+        keys = replace(keys, tile_m=tile_n, tile_n=tile_m)
+        queries = replace(queries, tile_m=tile_m, tile_n=tile_n)
 
     def forward() -> tuple[Kernel, ...]:
-        mapping = forward_mapping(gpu, warps, stages)
-        (kernel,) = flash2.kernels(problem, Tiling(tile_m, tile_n), mapping)
+        mapping = forward_mapping(gpu, first.warps, first.stages, source)
+        tiling = Tiling(first.tile_m, first.tile_n)
+        (kernel,) = flash2.kernels(problem, tiling, mapping)
         return (replace(kernel, grid=("q", "head", "batch")),)
 
     def backward() -> tuple[Kernel, ...]:
-        return two_pass.kernels(problem, keys, key_mapping(), queries, query_mapping())
+        return two_pass.kernels(
+            problem,
+            Tiling(keys.tile_m, keys.tile_n),
+            key_mapping(keys, source),
+            Tiling(queries.tile_m, queries.tile_n),
+            query_mapping(queries, source),
+        )
 
     chain = chain_of(problem, forward, backward)
-    tile, back = (tile_m, tile_n), (queries.tile_m, queries.tile_n)
+    tile, back = (first.tile_m, first.tile_n), (queries.tile_m, queries.tile_n)
     assumptions = backward_tile(problem, tile, back)
-    return Plan(
-        "flash2", "triton", chain, back if problem.direction == "backward" else tile, assumptions
-    )
+    shown = back if problem.direction == "backward" else tile
+    return Plan("flash2", name, chain, shown, assumptions)
 
 
-def _check(problem: Attention, gpu: Gpu) -> str | None:
+def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
+    chosen = picks(gpu.architecture, problem.head_dim)
+    return plan_of("triton", SOURCE, chosen, problem, gpu, options)
+
+
+def check(problem: Attention, gpu: Gpu) -> str | None:
+    """Why the kernels cannot take a problem; None if they can."""
     if problem.dtype not in DTYPES:
         return f"it takes {listed(DTYPES)}, not {problem.dtype}"
     if problem.head_dim not in HEAD_DIMS:
@@ -120,5 +158,5 @@ ENTRY = Entry(
     source=SOURCE,
     needs="fp16 or bf16, head_dim 16, 32, 64 or 128",
     build=_build,
-    check=_check,
+    check=check,
 )

@@ -1,0 +1,1 @@
+"""Kernels on a CPU: outputs against the reference, bytes counted access by access."""
