@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from fasim.problem import Attention
 from gpu_kernels import (
     backward,
     bandwidth,
