@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu, Profile, ProfileError, load
+    from fasim.operators import Operator
     from fasim.problem import Attention, ProblemError, Scenario
     from fasim.schedules.plan import Options, Refused
     from fasim.verbs.compare import Comparison, compare
     from fasim.verbs.predict import predict
+    from fasim.verbs.predict_op import OperatorPrediction, predict_op
     from fasim.verbs.prediction import Prediction
     from fasim.verbs.validate import Validation, validate
+    from fasim.verbs.validate_operators import OperatorValidation, validate_operators
 
 __version__ = "0.1.0"
 
@@ -29,6 +32,9 @@ _HOMES = {
     "Attention": "fasim.problem",
     "Comparison": "fasim.verbs.compare",
     "Gpu": "fasim.hardware",
+    "Operator": "fasim.operators",
+    "OperatorPrediction": "fasim.verbs.predict_op",
+    "OperatorValidation": "fasim.verbs.validate_operators",
     "Options": "fasim.schedules.plan",
     "Prediction": "fasim.verbs.prediction",
     "ProblemError": "fasim.problem",
@@ -40,13 +46,18 @@ _HOMES = {
     "compare": "fasim.verbs.compare",
     "load": "fasim.hardware",
     "predict": "fasim.verbs.predict",
+    "predict_op": "fasim.verbs.predict_op",
     "validate": "fasim.verbs.validate",
+    "validate_operators": "fasim.verbs.validate_operators",
 }
 
 __all__ = [
     "Attention",
     "Comparison",
     "Gpu",
+    "Operator",
+    "OperatorPrediction",
+    "OperatorValidation",
     "Options",
     "Prediction",
     "ProblemError",
@@ -59,7 +70,9 @@ __all__ = [
     "compare",
     "load",
     "predict",
+    "predict_op",
     "validate",
+    "validate_operators",
 ]
 
 

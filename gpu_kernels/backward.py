@@ -92,25 +92,25 @@ def gather_keys(
     for start in tl.range(first, last, TILE_M):
         if BOUNDED:
             inside = start + rows < seqlen_q
-            q_t = tl.load(q_ptrs + start * stride_qm, mask=inside[None, :], other=0.0)
+            q = tl.load(q_ptrs + start * stride_qm, mask=inside[:, None], other=0.0)
             do = tl.load(do_ptrs + start * stride_gm, mask=inside[:, None], other=0.0)
             lse = tl.load(lse_ptrs + start, mask=inside, other=0.0)
             delta = tl.load(delta_ptrs + start, mask=inside, other=0.0)
         else:
-            q_t = tl.load(q_ptrs + start * stride_qm)
+            q = tl.load(q_ptrs + start * stride_qm)
             do = tl.load(do_ptrs + start * stride_gm)
             lse = tl.load(lse_ptrs + start)
             delta = tl.load(delta_ptrs + start)
         if BLIND and MASKED:
             lse = tl.where(lse == float("-inf"), 0.0, lse)
-        s_t = tl.dot(k, q_t)
+        s_t = tl.dot(k, tl.trans(q))
         p_t = tl.exp2(s_t * scale_log2 - (lse * 1.4426950408889634)[None, :])
         if MASKED:
             p_t = tl.where(keys[:, None] <= (start + rows + offset)[None, :], p_t, 0.0)
         acc_dv = tl.dot(p_t.to(do.dtype), do, acc_dv)
         dp_t = tl.dot(v, tl.trans(do))
         ds_t = p_t * (dp_t - delta[None, :])
-        acc_dk = tl.dot(ds_t.to(q_t.dtype), tl.trans(q_t), acc_dk)
+        acc_dk = tl.dot(ds_t.to(q.dtype), q, acc_dk)
     return acc_dk, acc_dv
 
 
@@ -166,7 +166,7 @@ def key_value_kernel(
     else:
         k = tl.load(k_ptrs, mask=(keys < seqlen_k)[:, None], other=0.0)
         v = tl.load(v_ptrs, mask=(keys < seqlen_k)[:, None], other=0.0)
-    q_ptrs = Q + batch * stride_qb + head * stride_qh + rows[None, :] * stride_qm + d[:, None]
+    q_ptrs = Q + batch * stride_qb + head * stride_qh + rows[:, None] * stride_qm + d[None, :]
     do_ptrs = dO + batch * stride_gb + head * stride_gh + rows[:, None] * stride_gm + d[None, :]
     row_base = (batch * tl.num_programs(1) + head) * seqlen_q
     lse_ptrs, delta_ptrs = LSE + row_base + rows, delta + row_base + rows
@@ -280,24 +280,24 @@ def gather_queries(
     CAUSAL: tl.constexpr,
     EVEN_N: tl.constexpr,
 ):
-    """Adds what keys first … last−1 give to dQ; k_ptrs and v_ptrs [d, TILE_N] point at key 0."""
+    """Adds what keys first … last−1 give to dQ; k_ptrs and v_ptrs [TILE_N, d] point at key 0."""
     cols = tl.arange(0, TILE_N)
     for start in tl.range(first, last, TILE_N):
         if MASKED and not EVEN_N:
-            inside = (start + cols < seqlen_k)[None, :]
-            k_t = tl.load(k_ptrs + start * stride_kn, mask=inside, other=0.0)
-            v_t = tl.load(v_ptrs + start * stride_vn, mask=inside, other=0.0)
+            inside = (start + cols < seqlen_k)[:, None]
+            k = tl.load(k_ptrs + start * stride_kn, mask=inside, other=0.0)
+            v = tl.load(v_ptrs + start * stride_vn, mask=inside, other=0.0)
         else:
-            k_t = tl.load(k_ptrs + start * stride_kn)
-            v_t = tl.load(v_ptrs + start * stride_vn)
-        p = tl.exp2(tl.dot(q, k_t) * scale_log2 - lse_log2[:, None])
+            k = tl.load(k_ptrs + start * stride_kn)
+            v = tl.load(v_ptrs + start * stride_vn)
+        p = tl.exp2(tl.dot(q, tl.trans(k)) * scale_log2 - lse_log2[:, None])
         if MASKED:
             if CAUSAL:
                 p = tl.where(start + cols[None, :] <= limits[:, None], p, 0.0)
             else:
                 p = tl.where((start + cols < seqlen_k)[None, :], p, 0.0)
-        ds = p * (tl.dot(do, v_t) - delta[:, None])
-        acc_dq = tl.dot(ds.to(k_t.dtype), tl.trans(k_t), acc_dq)
+        ds = p * (tl.dot(do, tl.trans(v)) - delta[:, None])
+        acc_dq = tl.dot(ds.to(k.dtype), k, acc_dq)
     return acc_dq
 
 
@@ -374,8 +374,8 @@ def query_kernel(
     if BLIND:
         lse = tl.where(lse == float("-inf"), 0.0, lse)
     lse_log2 = lse * 1.4426950408889634
-    k_ptrs = K + batch * stride_kb + kv_head * stride_kh + cols[None, :] * stride_kn + d[:, None]
-    v_ptrs = V + batch * stride_vb + kv_head * stride_vh + cols[None, :] * stride_vn + d[:, None]
+    k_ptrs = K + batch * stride_kb + kv_head * stride_kh + cols[:, None] * stride_kn + d[None, :]
+    v_ptrs = V + batch * stride_vb + kv_head * stride_vh + cols[:, None] * stride_vn + d[None, :]
 
     acc_dq = tl.zeros([TILE_M, HEAD_DIM], tl.float32)
     acc_dq = gather_queries(

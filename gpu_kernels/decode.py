@@ -92,7 +92,7 @@ def decode_kernel(
     row_max = tl.full([TILE_M], float("-inf"), tl.float32)
     row_sum = tl.zeros([TILE_M], tl.float32)
     acc_o = tl.zeros([TILE_M, HEAD_DIM], tl.float32)
-    acc_o, row_max, row_sum = attend(
+    acc_o, row_max, row_sum, _, _ = attend(
         q,
         acc_o,
         row_max,
@@ -114,7 +114,7 @@ def decode_kernel(
     )
     if CAUSAL or not EVEN_N:
         masked = tl.maximum(first, clear)
-        acc_o, row_max, row_sum = attend(
+        acc_o, row_max, row_sum, _, _ = attend(
             q,
             acc_o,
             row_max,

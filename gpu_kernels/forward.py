@@ -72,7 +72,7 @@ def attend(
         row_max = new_max
         k_ptrs += TILE_N * stride_kn
         v_ptrs += TILE_N * stride_vn
-    return acc_o, row_max, row_sum
+    return acc_o, row_max, row_sum, k_ptrs, v_ptrs
 
 
 @triton.jit
@@ -142,7 +142,7 @@ def forward_kernel(
     row_max = tl.full([TILE_M], float("-inf"), tl.float32)
     row_sum = tl.zeros([TILE_M], tl.float32)
     acc_o = tl.zeros([TILE_M, HEAD_DIM], tl.float32)
-    acc_o, row_max, row_sum = attend(
+    acc_o, row_max, row_sum, k_ptrs, v_ptrs = attend(
         q,
         acc_o,
         row_max,
@@ -163,13 +163,13 @@ def forward_kernel(
         BLIND,
     )
     if CAUSAL or not EVEN_N:
-        acc_o, row_max, row_sum = attend(
+        acc_o, row_max, row_sum, _, _ = attend(
             q,
             acc_o,
             row_max,
             row_sum,
-            k_ptrs + clear * stride_kn,
-            v_ptrs + clear * stride_vn,
+            k_ptrs,
+            v_ptrs,
             stride_kn,
             stride_vn,
             clear,

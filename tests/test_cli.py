@@ -123,6 +123,7 @@ def test_compare_keeps_what_does_not_fit_and_lists_what_is_refused() -> None:
         ("validate --html /nowhere/page.html", "no folder /nowhere"),
         ("validate --direction up", "choose from forward"),
         ("profiles detect --out /", "is there already"),
+        ("kernels compile --arch sm_80,sm_8", "arch is 'sm_8'; choose from sm_80, sm_89"),
         ("profiles show h1000", "h100"),
         ("profiles check /nowhere.yaml", "nowhere"),
         ("predikt", "predikt"),
@@ -253,3 +254,53 @@ def test_without_a_gpu_it_is_a_line_and_exit_status_2(line: str, tmp_path: Path)
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.strip().splitlines()) == 1
     assert "GPU" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "gemm --gpu h100 --m 512 --n 512 --k 256",
+        "softmax --gpu a100 --rows 512 --columns 512 --dtype bf16 --l2 cold",
+        "elementwise --gpu a100 --elements 100000 --op dropout --set dram.bandwidth=1TB/s",
+        "reduce --gpu a100 --rows 512 --columns 512 --op max --launch kernel",
+        "norm --gpu a100 --rows 512 --columns 512 --op rms --launch graph",
+        "copy --gpu rtx4090 --elements 100000 --dtype fp32 --l2 cold",
+    ],
+)
+def test_an_operator_as_text_and_json(line: str) -> None:
+    text, document = fasim(f"predict-op {line}"), fasim(f"predict-op {line} --json")
+    assert text.returncode == document.returncode == 0, text.stderr + document.stderr
+    found = strict_json(document.stdout)
+    assert found["operator"]["kind"] == line.split()[0]
+    assert found["time_ms"] > found["roofline_ms"] > 0
+    assert found["intensity"]["bound"] in ("compute", "memory")
+    assert f"{found['intensity']['bound']}-bound" in text.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("gemm --gpu a100 --m 0 --n 1 --k 1", "m is 0"),
+        ("norm --gpu a100 --rows 1 --columns 1 --op batch", "choose from layer, rms"),
+        ("copy --gpu a100 --elements 8 --dtype fp8", "choose from fp16, bf16, fp32"),
+        ("norm --gpu a100 --rows 1 --columns 40000", "up to 32768 do"),
+    ],
+)
+def test_an_operator_nobody_can_run_is_a_line(line: str, message: str) -> None:
+    done = fasim(f"predict-op {line}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_file_of_operators_is_recognised(tmp_path: Path) -> None:
+    file = tmp_path / "mine.csv"
+    file.write_text(
+        "id,gpu,operator,dtype,m,n,k,metric,value,source,notes\n"
+        "A,a100-sxm4-80gb,softmax rows,fp16,4096,2048,,time_ms,0.04,me,\n",
+        encoding="utf-8",
+    )
+    done = fasim(f"validate --measured {file} --json")
+    assert done.returncode == 0, done.stderr
+    (row,) = strict_json(done.stdout)["rows"]
+    assert row["operator"] == "softmax"

@@ -12,7 +12,8 @@ from fasim.cli.application import app
 
 # isort: off
 # Each registers its commands; the help lists them in this order.
-from fasim.cli import attention, validation, kv_cache, catalogue, profiles, study  # noqa: F401
+from fasim.cli import attention, operators, validation, kernels, kv_cache  # noqa: F401
+from fasim.cli import catalogue, profiles, study  # noqa: F401
 # isort: on
 
 
@@ -37,7 +38,9 @@ def _input_errors() -> tuple[type[Exception], ...]:
         ("fasim.schedules.plan", "Refused"),
         ("fasim.verbs.measurements", "MeasurementError"),
         ("fasim.verbs.csv_table", "TableError"),
+        ("fasim.simulator.mechanisms", "UnknownMechanism"),
         ("fasim.verbs.gpu_query", "NoGpu"),
+        ("fasim.verbs.validate_kernels", "KernelsUnavailable"),
     ):
         if module in sys.modules:
             errors.append(getattr(sys.modules[module], name))

@@ -1,4 +1,4 @@
-"""The command and its two groups of commands."""
+"""The command and its groups of commands."""
 
 from __future__ import annotations
 
@@ -20,10 +20,20 @@ app = typer.Typer(
 )
 profiles_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="GPU profiles.")
 app.add_typer(profiles_app, name="profiles")
+operators_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="What does one operator cost: FLOPs, bytes, intensity, what bounds it, time?",
+)
+app.add_typer(operators_app, name="predict-op")
 study_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="A question that takes many predictions."
 )
 app.add_typer(study_app, name="study")
+kernels_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="The Triton kernels beside the model."
+)
+app.add_typer(kernels_app, name="kernels")
 
 
 def _print_version(wanted: bool) -> None:

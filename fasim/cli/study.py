@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,6 +27,35 @@ from fasim.cli.options import (
     scenario_of,
 )
 from fasim.cli.printing import print_result, progress_of
+
+
+@study_app.command(
+    "ablation",
+    epilog="Example: fasim study ablation --rows-per-group 4",
+)
+def study_ablation(
+    measured: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="a CSV of measurements; the published ones if unset"),
+    ] = None,
+    rows_per_group: Annotated[
+        int, typer.Option(help="rows of each GPU, implementation and direction; 0: all", min=0)
+    ] = 4,
+    as_json: JsonOption = False,
+) -> None:
+    """Errors against measurements with each mechanism of the model switched off by itself."""
+    from fasim.cli.validation import cores
+    from fasim.report.studies.ablation import ablation_text
+    from fasim.verbs.measurements import published
+    from fasim.verbs.studies.ablation import ablation_study
+
+    study = ablation_study(
+        measured or published(),
+        rows_per_group=rows_per_group or None,
+        processes=cores(),
+        progress=progress_of("validations"),
+    )
+    print_result(study.to_dict, lambda: ablation_text(study), as_json)
 
 
 @study_app.command(

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 
 @app.command(
-    epilog="Example: fasim validate --measured times.csv --implementation flash-attn-2 "
-    "--direction forward --min-seqlen 1024 --html report.html"
+    epilog="Examples: fasim validate --measured times.csv --implementation flash-attn-2 "
+    "--direction forward --min-seqlen 1024 --html report.html; "
+    "fasim validate --operators --gpu h100-sxm5; fasim validate --kernels --arch sm_90"
 )
 def validate(
     measured: Annotated[
@@ -31,12 +32,28 @@ def validate(
     out: Annotated[
         Path, typer.Option(metavar="FILE", help="where --run keeps its rows, and goes on from")
     ] = Path("measured.csv"),
+    kernels: Annotated[
+        bool,
+        typer.Option("--kernels", help="the Triton kernels, interpreted and compiled; no GPU"),
+    ] = False,
+    cases: Annotated[str, typer.Option(help="what --kernels interprets: quick or full")] = "quick",
+    arch: Annotated[
+        str, typer.Option(help="what --kernels compiles for, with commas between")
+    ] = "sm_80,sm_89,sm_90,sm_100",
     gpu: Annotated[list[str] | None, typer.Option(help="only rows of this GPU")] = None,
     implementation: ImplementationsOption = None,
     direction: Annotated[
         str | None, typer.Option(help="only rows of this direction: forward, backward or both")
     ] = None,
     min_seqlen: Annotated[int, typer.Option(help="only rows of so many keys or more")] = 0,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MECHANISM", help="switch a mechanism of the model off; repeatable"),
+    ] = None,
+    operators: Annotated[
+        bool,
+        typer.Option("--operators", help="operators, not attention; as a file of them says itself"),
+    ] = False,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="write the report as one HTML page, too")
     ] = None,
@@ -50,8 +67,15 @@ def validate(
     from fasim.problem import ProblemError
     from fasim.report.validations import left_out_lines, validation_text
     from fasim.verbs.measurements import DIRECTIONS, published
+    from fasim.verbs.operator_measurements import is_of_operators
     from fasim.verbs.validate import validate as compare
 
+    if kernels:
+        _validate_kernels(arch, cases, as_json)
+        return
+    if operators or (measured is not None and is_of_operators(measured)):
+        _validate_operators(measured, gpu, as_json)
+        return
     if direction is not None:
         check_choice("direction", direction, tuple(DIRECTIONS.values()))
     if html is not None and not html.parent.is_dir():
@@ -74,7 +98,11 @@ def validate(
         )
 
     validation = compare(
-        measured or published(), keep=keep, processes=_cores(), progress=progress_of("rows")
+        measured or published(),
+        keep=keep,
+        processes=cores(),
+        progress=progress_of("rows"),
+        without=without or (),
     )
     if html is not None:
         from fasim.report.validation_page import validation_page
@@ -89,10 +117,38 @@ def validate(
         raise typer.Exit(1)
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use."""
     import os
 
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _validate_kernels(arch: str, cases: str, as_json: bool) -> None:
+    from fasim.report.kernel_validation import kernel_validation_text
+    from fasim.verbs.kernel_validation import validate_kernels
+
+    check_choice("cases", cases, ("quick", "full"))
+    validation = validate_kernels(
+        arch.split(","),
+        "full" if cases == "full" else "quick",
+        progress=progress_of("kernels"),
+    )
+    print_result(validation.to_dict, lambda: kernel_validation_text(validation), as_json)
+    if not validation.agrees:
+        raise typer.Exit(1)
+
+
+def _validate_operators(measured: Path | None, gpu: list[str] | None, as_json: bool) -> None:
+    from fasim.report.operators import operator_validation_text
+    from fasim.verbs.operator_measurements import published
+    from fasim.verbs.validate_operators import validate_operators
+
+    validation = validate_operators(
+        measured or published(),
+        keep=lambda row: not gpu or row.gpu in gpu,
+        progress=progress_of("rows"),
+    )
+    print_result(validation.to_dict, lambda: operator_validation_text(validation), as_json)

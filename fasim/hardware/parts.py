@@ -17,6 +17,7 @@ from fasim.hardware.units import BANDWIDTH, CAPACITY, FREQUENCY, NUMBER, POWER, 
 TensorDtype = Literal["fp16", "bf16", "tf32", "fp8", "int8"]
 
 Capacity = Annotated[int, Quantity(CAPACITY, 1, 2**50, whole=True)]
+OptionalCapacity = Annotated[int | None, Quantity(CAPACITY, 1, 2**50, whole=True, optional=True)]
 SmallCapacity = Annotated[int, Quantity(CAPACITY, 0, 2**30, whole=True)]
 Bandwidth = Annotated[float, Quantity(BANDWIDTH, 1e9, 1e15)]
 OptionalBandwidth = Annotated[float | None, Quantity(BANDWIDTH, 1e8, 1e15, optional=True)]
@@ -98,6 +99,9 @@ class SharedMemory(Facts):
     max_block_bytes: Capacity = Field(alias="max_per_block", description="most a block may ask for")
     reserved_block_bytes: SmallCapacity = Field(
         alias="reserved_per_block", description="taken by the system for each resident block"
+    )
+    unified_bytes: OptionalCapacity = Field(
+        None, alias="unified", description="an SM's data cache: shared memory, and L1 in the rest"
     )
     bytes_per_clock: BytesPerClock = Field(description="read or written per cycle and SM")
     latency_cycles: Cycles = Field(description="from load to use")

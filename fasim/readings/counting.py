@@ -16,8 +16,9 @@ from fasim.schedules.visits import Span, decisive_axes, spans, visit
 
 Owner = tuple[str, str] | int
 
-# A tile's rows have one first and one last step of a loop that starts with what all rows see: as
-# many accesses happen in last steps as in first ones, and all others come after the first.
+# A tile's rows have one first and one last step of a loop over what they see, or of one around it
+# that starts with what all rows see: as many accesses happen in last steps as in first ones, and
+# all others come after the first.
 STEPS = {
     "first": slice(0, 1),
     "after first": slice(1, None),
@@ -106,9 +107,9 @@ class Counter:
         within = None if loop.within is None else position.get(owner_of(loop.within))
         visited = visit(self.kernel, loop, seen_from, within)
         if op.when is not None and op.when.loop.owner == loop.number:
-            first, stop, _ = steps.indices(visited.last)
-            first = max(first, visited.first)
-            visited = replace(visited, first=first, last=max(first, min(stop, visited.last)))
+            first, stop, _ = steps.indices(visited.last - visited.first)
+            first, stop = visited.first + first, visited.first + stop
+            visited = replace(visited, first=first, last=max(first, stop))
         repeats = loop.number in op.path
         if self.kernel.problem.masked and any(
             later.seen_from is not None and later.seen_from.owner == loop.number for later in inner

@@ -9,6 +9,8 @@ from fasim.schedules.record import cached_record
 
 # Backward reads O; the caller holds it all the same.
 RESULTS = frozenset({"O"})
+# What the caller drops as soon as it is there.
+DISCARDED = frozenset({"P_unused"})
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def footprint(kernels: tuple[Kernel, ...]) -> Footprint:
             last[tensor.name] = index
     end, handed_on = len(kernels) - 1, intermediates(kernels) - RESULTS
     for name in sizes:
-        if name not in handed_on:  # an input or an output: the caller holds it
+        if name not in handed_on | DISCARDED:  # an input or an output: the caller holds it
             first[name], last[name] = 0, end
     peak = max(
         sum(size for name, size in sizes.items() if first[name] <= index <= last[name])

@@ -69,15 +69,18 @@ class GlobalTensor:
         """Writes the elements at `index`; `values` are broadcast to their shape.
 
         Raises:
-            ProgramError: another block of this kernel has written one of them, or this block
-                has and not read it since, or this kernel reduces into the tensor.
+            ProgramError: another block of this kernel has written one of them (other values, if
+                the tensor may be written repeatedly), or this block has and not read it since, or
+                this kernel reduces into the tensor.
         """
         name = self.tensor.name
         if self._reduced:
             raise ProgramError(f"writes {name}, into which this kernel reduces")
-        if self._touched_by_others(index, block):
+        if self.tensor.repeated:
+            self._check_repeated(index, values)
+        elif self._touched_by_others(index, block):
             raise ProgramError(f"writes what another block of this kernel wrote to {name}")
-        if self._unread[index].any():
+        if (self._unread[index] & (self._writer[index] == block)).any():
             raise ProgramError(f"writes {name} again without having read it since")
         self.values[index] = values
         self._defined[index] = True
@@ -102,6 +105,11 @@ class GlobalTensor:
             raise ProgramError(f"reduces into elements of {name} that nothing has written")
         self.values[index] += values
         self.access.reduce_bytes += values.size * self.tensor.element_bytes
+
+    def _check_repeated(self, index: Index, values: Array) -> None:
+        written = self._writer[index] != NOBODY
+        if (written & (self.values[index] != values)).any():
+            raise ProgramError(f"writes other values than another block to {self.tensor.name}")
 
     def _touched_by_others(self, index: Index, block: int) -> bool:
         writer = self._writer[index]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from fasim.readings.counting import Counter
 from fasim.schedules.record import Record
-from fasim.schedules.residency import block_use
-
-REGISTER_BYTES = 4
+from fasim.schedules.residency import REGISTER_BYTES, block_use
 
 
 def local_bytes(record: Record) -> int:
     """Bytes of local-memory traffic of all blocks: every spilled register out and in again.
 
-    Accumulators come and go in every iteration of the loop with most products; what else is
-    spilled, once a block.
+    Those of the main loop come and go in every iteration of the loop with most products; what
+    else is spilled, once a block.
     """
     use = block_use(record)
     if not use.spilled_registers:

@@ -142,8 +142,9 @@ def random_inputs(problem: Attention, seed: int = 0, size: float = 1.0) -> dict[
 def saved_by_forward(problem: Attention, inputs: dict[str, Array]) -> dict[str, Array]:
     """What forward schedules leave for their backward ones, of the float64 reference.
 
-    O, P and copies of Q, K and V in the problem's dtype; LSE, row_max (of scores not yet scaled)
-    and row_sum in FP32; with dropout, P after it and which of its elements were kept.
+    O, P and copies of Q, K and V in the problem's dtype, Q and K scaled by √scale each; LSE,
+    row_max (of scores not yet scaled) and row_sum in FP32; with dropout, P after it and which of
+    its elements were kept.
     """
     q, k, v = (inputs[name] for name in "QKV")
     output, lse = attention(problem, q, k, v)
@@ -156,4 +157,6 @@ def saved_by_forward(problem: Attention, inputs: dict[str, Array]) -> dict[str, 
         after = dropped(problem, p).astype(np.float32)
         saved["P_dropped"] = round_to(after, problem.dtype)
         saved["dropout_mask"] = round_to(dropped(problem, np.ones_like(p)), "bool")
+    root = np.float32(np.sqrt(problem.scale))
+    saved |= {f"{name}_scaled": inputs[name] * root for name in "QK"}
     return saved | {f"{name}_copy": inputs[name] for name in "QKV"}

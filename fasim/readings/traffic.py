@@ -140,7 +140,7 @@ def _kernel_traffic(record: Record) -> KernelTraffic:
 
 
 def _compulsory(record: Record, accesses: list[Op], counter: Counter) -> Level:
-    """Distinct bytes in and out. What a kernel writes itself it need not take in."""
+    """Distinct bytes in and out. What a kernel writes itself, and then reads, is not taken in."""
     kernel = record.kernel
     level: Level = {}
     for tensor in kernel.tensors:
@@ -150,16 +150,17 @@ def _compulsory(record: Record, accesses: list[Op], counter: Counter) -> Level:
             written = sum(counter.distinct(op) for op in stores) * tensor.element_bytes
             level[tensor.name] = Access(write_bytes=written)
         elif stores:
-            level[tensor.name] = Access(write_bytes=tensor.bytes(kernel.lengths))
+            masked = all(_under_mask(record, op) for op in stores)
+            distinct = tensor.bytes(_visible(kernel) if masked else kernel.lengths)
+            if masked and "split" in tensor.axes:  # each split has its own, of what it comes to
+                distinct = sum(counter.elements(op) for op in stores) * tensor.element_bytes
+            # What is there before the first store comes from outside.
+            before = [op for op in uses if op.kind == "load" and op.index < stores[0].index]
+            added = any(op.when is None for op in before)
+            level[tensor.name] = Access(distinct if added else 0, distinct)
         elif uses:
-            lengths = dict(kernel.lengths)
-            if all(_under_mask(record, op) for op in uses):
-                lengths["q"] = visible_rows(kernel.problem) * kernel.group
-                seen = visible_keys(kernel.problem)
-                if kernel.page_rows:
-                    lengths["page"] = len(kernel.pages(lengths["k"] - seen, lengths["k"]))
-                lengths["k"] = seen
-            distinct = tensor.bytes(lengths)
+            masked = all(_under_mask(record, op) for op in uses)
+            distinct = tensor.bytes(_visible(kernel) if masked else kernel.lengths)
             reduced = any(op.kind == "reduce" for op in uses)
             level[tensor.name] = (
                 Access(reduce_bytes=distinct) if reduced else Access(read_bytes=distinct)
@@ -167,9 +168,19 @@ def _compulsory(record: Record, accesses: list[Op], counter: Counter) -> Level:
     return level
 
 
+def _visible(kernel: Kernel) -> dict[str, int]:
+    """Lengths of the axes, counting only queries that see a key, and keys that any sees."""
+    lengths, seen = dict(kernel.lengths), visible_keys(kernel.problem)
+    lengths["q"] = visible_rows(kernel.problem) * kernel.group
+    if kernel.page_rows:
+        lengths["page"] = len(kernel.pages(lengths["k"] - seen, lengths["k"]))
+    lengths["k"] = seen
+    return lengths
+
+
 def _under_mask(record: Record, access: Op) -> bool:
-    """Whether a load is first used, or a reduction done, in a loop over what its rows see."""
-    around = access.path if access.kind == "reduce" else access.used_in or ()
+    """Whether a load is first used, or a store or reduction done, in a loop over what rows see."""
+    around = access.path if access.kind != "load" else access.used_in or ()
     return any(record.loops[number].seen_from is not None for number in around)
 
 

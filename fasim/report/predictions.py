@@ -15,6 +15,7 @@ from fasim.report.quantities import (
 )
 from fasim.report.tables import table
 from fasim.verbs.compare import Comparison
+from fasim.verbs.intensity import Intensity
 from fasim.verbs.prediction import LEVELS, MODELLED, Prediction
 
 SHOWN_ELASTICITIES = 3
@@ -52,13 +53,29 @@ def prediction_text(prediction: Prediction) -> str:
         f"{prediction.name} on {prediction.gpu} ({prediction.gpu_title})",
         f"{problem_line(prediction.problem)}\n"
         f"tile {prediction.tile_name}; {scenario_line(prediction.scenario)}",
-        f"{_summary(prediction)}\n{_trust(prediction)}",
+        f"{_summary(prediction)}\n{intensity_line(prediction.intensity)}\n{_trust(prediction)}",
     ]
-    if prediction.stalls_s:
-        parts.append(f"{_stalls(prediction)}\n{_elasticities(prediction)}")
-    parts += [_bytes(prediction), _kernels(prediction), _memory(prediction)]
-    parts += _notes(prediction.changes, prediction.assumptions)
+    parts += details(prediction)
+    parts += notes(prediction.changes, prediction.assumptions)
     return "\n\n".join(parts)
+
+
+def details(prediction: Prediction) -> list[str]:
+    """Where the time goes, bytes, kernels and memory, in tables."""
+    stalls = [f"{_stalls(prediction)}\n{_elasticities(prediction)}"] if prediction.stalls_s else []
+    return [*stalls, _bytes(prediction), _kernels(prediction), _memory(prediction)]
+
+
+def intensity_line(found: Intensity) -> str:
+    """Operations a byte, the ridge point, and on which side of it they are."""
+    each, ridge = (
+        f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+        for value in (found.flops_per_byte, found.ridge_flops_per_byte)
+    )
+    return (
+        f"arithmetic intensity {each} FLOP/B, ridge point {ridge} "
+        f"({found.unit} over DRAM): {found.bound}-bound"
+    )
 
 
 def comparison_text(comparison: Comparison) -> str:
@@ -81,12 +98,12 @@ def comparison_text(comparison: Comparison) -> str:
         parts.append(
             "\n".join(f"refused: {r.schedule} on {r.gpu}: {r.reason}" for r in comparison.refused)
         )
-    notes: dict[str, None] = {}
+    said: dict[str, None] = {}
     changes: dict[str, None] = {}
     for row in comparison.rows:
-        notes |= dict.fromkeys(row.prediction.assumptions)
+        said |= dict.fromkeys(row.prediction.assumptions)
         changes |= dict.fromkeys(row.prediction.changes)
-    parts += _notes(tuple(changes), tuple(notes))
+    parts += notes(tuple(changes), tuple(said))
     return "\n\n".join(parts)
 
 
@@ -291,7 +308,8 @@ def _levels_side_by_side(comparison: Comparison) -> str:
     return table(header, rows, left=2)
 
 
-def _notes(changes: tuple[str, ...], assumptions: tuple[str, ...]) -> list[str]:
+def notes(changes: tuple[str, ...], assumptions: tuple[str, ...]) -> list[str]:
+    """What overrides moved, and what a reader should know."""
     parts = []
     if changes:
         parts.append("\n".join(changes))

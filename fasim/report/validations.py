@@ -6,6 +6,7 @@ from fasim.report.quantities import percent_text, signed_percent_text
 from fasim.report.tables import table
 from fasim.verbs.validation import UnsupportedRow, Validation, shape_text
 from fasim.verbs.validation_statistics import Group, Pairs
+from fasim.verbs.versions import versions_said
 
 GROUP_HEADER = (
     "gpu",
@@ -32,9 +33,12 @@ LEGEND = (
 def validation_text(validation: Validation) -> str:
     """Rows, groups, bytes, and what could not be predicted or read."""
     parts = []
+    if validation.without:
+        parts.append(f"without: {', '.join(validation.without)}")
     if validation.rows:
         parts += [table(ROW_HEADER, time_rows(validation), left=4)]
         parts += [table(GROUP_HEADER, group_rows(validation), left=3), LEGEND]
+        parts.append("\n".join(versions_said(row.measurement for row in validation.rows)))
     if validation.bytes:
         parts += [table(BYTES_HEADER, byte_rows(validation), left=4), bytes_line(validation)]
     if not parts:

@@ -21,6 +21,7 @@ from fasim.schedules.implementations import (
     textbook,
     textbook_softmax,
     triton,
+    triton_ops,
     xformers_cutlass,
 )
 from fasim.schedules.plan import Entry, Options, Plan, Refused, flag, listed
@@ -58,6 +59,7 @@ IMPLEMENTATIONS = {
         pytorch_flash.ENTRY,
         pytorch_math.ENTRY,
         triton.ENTRY,
+        triton_ops.ENTRY,
         xformers_cutlass.ENTRY,
     )
 }

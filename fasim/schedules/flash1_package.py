@@ -31,7 +31,7 @@ def forward(block: Block, problem: Attention) -> None:
             old_sum = (lse - shift).exp2()
             row_sum = old_sum + p.row_sum()
             inverse = row_sum.inverse()
-            pv = block.matmul(p.to(problem.dtype), v, name="O")
+            pv = block.matmul(block.dropout(p).to(problem.dtype), v, name="O")
             o = o * (old_sum * inverse) + pv * inverse
             block.store("O_tmp", o, m_rows, when=more)
             block.store("O", o.to(problem.dtype), m_rows, when=Steps("last", n_rows))
@@ -55,8 +55,8 @@ def backward(block: Block, problem: Attention) -> None:
             dq = block.load("dQ_tmp", m_rows, when=later)
             s = block.mask(block.matmul(q, k.T, name="S"))
             p = (s * scale_log2 - lse.finite() * LOG2_E).exp2()
-            p_operand = p.to(problem.dtype)
-            dp = block.matmul(do, v.T, name="dP")
+            p_operand = block.dropout(p).to(problem.dtype)
+            dp = block.dropout(block.matmul(do, v.T, name="dP"))
             ds = (p * (dp - delta)).to(problem.dtype)
             acc_dv = block.matmul(p_operand.T, do, acc=acc_dv, name="dV")
             dq = dq + block.matmul(ds, k, name="dQ") * problem.scale

@@ -40,12 +40,15 @@ class Tensor:
     Attributes:
         page_rows: rows of "k" in a page, for a tensor that lies in a pool of pages, which a page
             table names in order; 0 if it is contiguous.
+        repeated: blocks may write the same values to the same place, as each works them out for
+            itself.
     """
 
     name: str
     axes: tuple[str, ...]
     dtype: str
     page_rows: int = 0
+    repeated: bool = False
 
     @property
     def element_bytes(self) -> int:

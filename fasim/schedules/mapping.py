@@ -23,8 +23,13 @@ class Mapping:
         producer_warps: warps beside the computing ones that only fetch tiles.
         buffers: (tensor, number of shared-memory buffers); a loaded tensor not named stays in
             registers.
+        copy_bytes: what a thread moves by one copy: 16 bytes, less where rows are not aligned to
+            them. cp.async takes 4 at least; 2 pass through a register and a store of their own.
+        plain_loads: tensors with buffers that no copy brings ahead: a tile comes into registers,
+            and is stored into its buffer when it is needed.
         wait_before: (tensor, name of the matmul before which it must have arrived). A tensor
-            not named is waited for at its first use.
+            not named is waited for at its first use. One that comes into registers, and is named,
+            goes on from there into shared memory.
         delayed: matmuls issued an iteration late, right behind the next tile's first: the
             softmax in between runs beside them (FlashAttention-3, intra-warpgroup overlap).
         ping_pong: warpgroups take turns at the tensor cores, so that one's softmax runs beside
@@ -42,22 +47,43 @@ class Mapping:
             shared memory; to others every thread adds its values.
         transposed: tensors whose tiles are transposed in shared memory, into as many buffers
             more (wgmma reads one-byte operands along the contracted side only).
+        rearranged: (stored tensor, ways) of those whose tiles pass through shared memory in FP32
+            first, so that threads store whole rows; in so many ways do the stores conflict for
+            its banks.
         staged_in: (stored tensor, loaded tensor in whose buffers its tile leaves by TMA).
         multicast: (tensor, blocks of a cluster that fetch its tiles together): L2 is read once.
         registers_per_thread: as compiled, where a source gives it; otherwise estimated.
         computing_registers: what a computing thread has once the producers have given theirs up
             (setmaxnreg); as all threads if not given.
-        shared_memory_bytes: of a block, where its products stream their operands in pieces and
-            tiles never lie in shared memory whole; otherwise the sum of its buffers.
+        spilled_in_loop: registers that an iteration puts into local memory and takes out again,
+            as compiled, where a source gives it; otherwise estimated.
+        shared_memory_bytes: of a block, where its products stream their operands in pieces, or
+            tiles take each other's place; otherwise the sum of its buffers.
         instructions_per_element: for streaming kernels whose compiled length is known:
             issued instructions per element; the program's own count otherwise.
+        overhead: what a warp issues in an iteration of the main loop for addresses, bounds and
+            control, where the compiled loop is known: instructions of the integer pipe, of
+            FP32's (integer multiply-adds), and others; estimated otherwise.
         warp_grid: rows × columns of warps over a tile of a product; all over rows if not given.
         warp_grids: (name of a matmul, its warp_grid) of those that differ.
+        lies_transposed: matmuls whose result is computed transposed. Where it meets another
+            product's, element by element, it is read from shared memory, staged as an operand.
+        product_step: contracted elements between two barriers of a product whose operands are
+            loaded for it alone: they come in pieces as long. 0 if tiles are loaded whole.
+        stages: pieces of an operand that shared memory holds.
+        fetched_after: (matmul, the matmul after which the first pieces of its operands are
+            fetched): their shared memory is taken until then. Right before itself if not named.
+        locked: tensors that blocks add to under a lock, and not atomically: read, added up by
+            the product that makes what is added, and written back.
         persistent: blocks stay and take tile after tile, whose start and end overlap.
         block_order: `grid` (blockIdx order), or `longest-first`: in sections of heads, all of a
             section's heaviest causal blocks, then the next lighter.
         section_bytes: what the heads of such a section fill at most, of the matrices that
             their blocks walk: K and V forward.
+        masks_every_tile: one loop goes over masked tiles and others alike, and pays for the mask
+            in all; otherwise tiles that the mask does not cut have a loop of their own.
+        sums_every_step: the threads that share a row combine their sums in every iteration;
+            otherwise once, at the end.
         fast_math: compiled with it: exp2 flushes denormals, and a product whose only use is an
             addition becomes one instruction with it.
         extra_launches: launches beside the kernel that move next to nothing (a counter zeroed).
@@ -69,6 +95,8 @@ class Mapping:
     copy_unit: CopyUnit = "cp.async"
     producer_warps: int = 0
     buffers: tuple[tuple[str, int], ...] = ()
+    copy_bytes: int = 16
+    plain_loads: tuple[str, ...] = ()
     wait_before: tuple[tuple[str, str], ...] = ()
     delayed: tuple[str, ...] = ()
     ping_pong: bool = False
@@ -78,17 +106,27 @@ class Mapping:
     operand_buffers: tuple[tuple[str, int], ...] = ()
     bulk_reduced: tuple[str, ...] = ()
     transposed: tuple[str, ...] = ()
+    rearranged: tuple[tuple[str, int], ...] = ()
     staged_in: tuple[tuple[str, str], ...] = ()
     multicast: tuple[tuple[str, int], ...] = ()
     registers_per_thread: int | None = None
     computing_registers: int | None = None
+    spilled_in_loop: int | None = None
     shared_memory_bytes: int | None = None
     instructions_per_element: float | None = None
+    overhead: tuple[int, int, int] | None = None
     warp_grid: tuple[int, int] | None = None
     warp_grids: tuple[tuple[str, tuple[int, int]], ...] = ()
+    lies_transposed: tuple[str, ...] = ()
+    product_step: int = 0
+    stages: int = 0
+    fetched_after: tuple[tuple[str, str], ...] = ()
+    locked: tuple[str, ...] = ()
     persistent: bool = False
     block_order: Literal["grid", "longest-first"] = "grid"
     section_bytes: int = 0
+    masks_every_tile: bool = False
+    sums_every_step: bool = False
     fast_math: bool = True
     extra_launches: int = 0
     source: str = ""

@@ -24,6 +24,7 @@ SPECIALISED_KERNEL_REGISTERS = 24
 # A streaming kernel: addresses and loop state besides the elements it holds.
 STREAMING_KERNEL_REGISTERS = 24
 REGISTER_ALLOCATION = 8  # registers a thread are allotted in eights (CUDA occupancy rules)
+REGISTER_BYTES = 4
 MAX_REGISTERS = 255
 
 
@@ -37,8 +38,9 @@ class BlockUse:
         registers_per_thread: as allotted: compiled or estimated, at most 255, in eights.
         spilled_registers: of the estimate, those over what a thread can have (255, or what
             setmaxnreg leaves it): they live in local memory.
-        spilled_in_loop: of those, accumulators, which every iteration of the main loop needs.
-            What compilers spill first are addresses and other values of prologue and epilogue.
+        spilled_in_loop: of those, what every iteration of the main loop moves: as compiled, or
+            the accumulators. What compilers spill first are addresses and other values of
+            prologue and epilogue.
     """
 
     threads: int
@@ -46,6 +48,21 @@ class BlockUse:
     registers_per_thread: int
     spilled_registers: int = 0
     spilled_in_loop: int = 0
+
+
+def spills_fit_l1(use: BlockUse, gpu: Gpu) -> bool:
+    """Whether L1 holds what the resident blocks' loops spill: it has what shared memory leaves.
+
+    A loop comes round to each spilled register once an iteration: where not all fit, none is
+    still there. L1 is taken as large enough on a GPU that does not say.
+    """
+    unified = gpu.shared_memory.unified_bytes
+    if unified is None:
+        return True
+    blocks = residency(use, gpu).blocks_per_sm
+    shared = use.shared_memory_bytes + gpu.shared_memory.reserved_block_bytes
+    spilled = use.spilled_in_loop * REGISTER_BYTES * use.threads
+    return blocks * (shared + spilled) <= unified
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +91,18 @@ def block_use(record: Record) -> BlockUse:
     spilled = max(0, registers - MAX_REGISTERS)
     if mapping.computing_registers is not None:
         spilled = max(0, besides + accumulators - mapping.computing_registers)
+    # A streaming kernel goes over its elements once: it has no loop to spill in.
     multiplies = any(op.kind == "matmul" for op in record.ops)
     allotted = -(-min(registers, MAX_REGISTERS) // REGISTER_ALLOCATION) * REGISTER_ALLOCATION
+    in_loop = max(0, spilled - besides) if multiplies else 0
+    if mapping.spilled_in_loop is not None:
+        in_loop = mapping.spilled_in_loop
     return BlockUse(
         threads=mapping.threads,
         shared_memory_bytes=mapping.shared_memory_bytes or shared,
         registers_per_thread=allotted,
-        spilled_registers=spilled,
-        # A streaming kernel goes over its elements once: it has no loop to spill in.
-        spilled_in_loop=max(0, spilled - besides) if multiplies else 0,
+        spilled_registers=max(spilled, in_loop),
+        spilled_in_loop=in_loop,
     )
 
 

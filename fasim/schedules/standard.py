@@ -84,7 +84,12 @@ def query_key_kernel(
 
 
 def softmax_kernel(
-    problem: Attention, mapping: Mapping, rows_per_block: int, s: str = "S", masks: bool = True
+    problem: Attention,
+    mapping: Mapping,
+    rows_per_block: int,
+    s: str = "S",
+    masks: bool = True,
+    p: str = "P",
 ) -> Kernel:
     """P = softmax(S) over whole rows; a row that sees nothing gives zeros."""
 
@@ -93,8 +98,8 @@ def softmax_kernel(
         scores = block.load(s, m_rows).to("fp32")
         scores = block.mask(scores) if masks else scores
         row_max = scores.row_max().finite() * LOG2_E
-        p = (scores * LOG2_E - row_max).exp2()
-        block.store("P", (p * p.row_sum().inverse()).to(problem.dtype), m_rows)
+        weights = (scores * LOG2_E - row_max).exp2()
+        block.store(p, (weights * weights.row_sum().inverse()).to(problem.dtype), m_rows)
 
     return Kernel(
         name="softmax",
@@ -103,7 +108,7 @@ def softmax_kernel(
         grid=("q", "head", "batch"),
         lengths=axes_of(problem),
         tiles={"q": rows_per_block},
-        tensors=(Tensor(s, SCORES, problem.dtype), Tensor("P", SCORES, problem.dtype)),
+        tensors=(Tensor(s, SCORES, problem.dtype), Tensor(p, SCORES, problem.dtype)),
         mapping=mapping,
     )
 

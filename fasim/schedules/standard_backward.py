@@ -74,11 +74,12 @@ def probability_gradient_kernel(
     return query_key_kernel(problem, gemm, do, v, dp, 1.0, "probability_gradient")
 
 
-def query_gradient_kernel(problem: Attention, gemm: Gemm, k: str = "K", dq: str = "dQ") -> Kernel:
-    """dQ = dS·K·scale."""
-    return probability_value_kernel(
-        problem, gemm, k, dq, "dS", problem.scale, name="query_gradient"
-    )
+def query_gradient_kernel(
+    problem: Attention, gemm: Gemm, k: str = "K", dq: str = "dQ", scale: float | None = None
+) -> Kernel:
+    """dQ = dS·K·scale, the problem's unless given."""
+    factor = problem.scale if scale is None else scale
+    return probability_value_kernel(problem, gemm, k, dq, "dS", factor, name="query_gradient")
 
 
 def kernels(

@@ -38,6 +38,12 @@ MOST_LOOP_CHUNKS = 4
 PERSISTENT_EXPOSED = 0.5
 
 
+def launch_s(gpu: Gpu, scenario: Scenario) -> float:
+    """What a launch costs before its first block."""
+    costs = {"stream": gpu.launch.stream_s, "graph": gpu.launch.graph_s, "kernel": 0.0}
+    return costs[scenario.launch]
+
+
 @dataclass(frozen=True)
 class LoweredKernel:
     """A kernel ready to simulate, and what its simulation rests on.
@@ -271,11 +277,6 @@ class _Builder:
         ramp_s: float = 0.0,
         loop_chunks: int = 1,
     ) -> KernelWork:
-        launch_s = {
-            "stream": self.gpu.launch.stream_s,
-            "graph": self.gpu.launch.graph_s,
-            "kernel": 0.0,
-        }[self.scenario.launch]
         launches = 1 + self.record.kernel.mapping.extra_launches
         return KernelWork(
             name=self.record.kernel.name,
@@ -287,7 +288,9 @@ class _Builder:
             dram_bandwidth_bytes_per_s=round(
                 dram_bandwidth_bytes_per_s(self.gpu, self.memory.dram)
             ),
-            launch_ticks=round((launches * launch_s + ramp_s) * TICKS_PER_SECOND),
+            launch_ticks=round(
+                (launches * launch_s(self.gpu, self.scenario) + ramp_s) * TICKS_PER_SECOND
+            ),
             loop_chunks=loop_chunks,
         )
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fasim.readings.counting import Counter
 from fasim.schedules.language import ELEMENT_BYTES
 from fasim.schedules.record import Op, Record
 from fasim.simulator.contention import exposed_burst, soft_maximum
 from fasim.simulator.mechanisms import is_on
 from fasim.simulator.memory import MemoryTraffic, Residency
-from fasim.simulator.trips import loop_visit
 from fasim.simulator.work import TICKS_PER_SECOND, Charges
 
 if TYPE_CHECKING:
@@ -133,13 +133,13 @@ class Phases:
     def _other_loops(self) -> float:
         """Cycles of the loops around and beside the main loop: their copies, exposed."""
         cycles = 0.0
-        l2 = self.gpu.l2
+        l2, counter, blocks = self.gpu.l2, Counter(self.record), self.record.kernel.blocks
         for number, loop in enumerate(self.record.loops):
             path = (*loop.parent, number)
             if path == self.path:
                 continue
             ops = [op for op in self.record.once() if op.path == path]
-            trips = loop_visit(self.record, loop, {}).trips
+            trips = max((counter.executions(op) for op in ops), default=0) / blocks
             for op in ops:
                 moved = trips * _bytes(op) * self.residents
                 if op.kind == "load":

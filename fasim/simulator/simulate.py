@@ -17,7 +17,6 @@ from fasim.simulator.mechanisms import idealised, is_on
 from fasim.simulator.memory import (
     MemoryTraffic,
     Residency,
-    effective_capacity,
     memory_traffic,
     miss_share,
     residency_after,
@@ -129,7 +128,7 @@ def _at_start(traffic: Traffic, gpu: Gpu, scenario: Scenario) -> Residency:
         return Residency({})
     sizes: Level = traffic.compulsory
     touched = sum(_size(name, traffic) for name in sizes)
-    survives = 1 - miss_share(touched, effective_capacity(gpu))
+    survives = 1 - miss_share(touched, gpu.l2.capacity_bytes)
     return Residency(dict.fromkeys(sizes, survives))
 
 

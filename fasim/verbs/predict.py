@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fasim.problem import Attention, Scenario
+from fasim.problem import TENSOR_DTYPE, Attention, Scenario
 from fasim.readings.footprint import footprint
 from fasim.readings.local_memory import local_bytes
 from fasim.readings.traffic import KernelTraffic, Level, Traffic, merge, traffic
@@ -14,6 +14,7 @@ from fasim.schedules.plan import Options, Plan, Refused
 from fasim.schedules.record import cached_record
 from fasim.schedules.residency import block_use, residency
 from fasim.simulator.simulate import SimulatedKernel, Simulation, simulate
+from fasim.verbs.intensity import intensity
 from fasim.verbs.prediction import KernelPrediction, Prediction
 from fasim.verbs.trust import trust
 
@@ -49,7 +50,7 @@ def predict(
     if schedule is None and implementation is None:
         return _fastest(problem, profile, scenario, options, repeat=repeat, timeline=timeline)
     planned = catalog.plan(problem, profile.gpu, schedule, implementation, options)
-    return _predict(problem, profile, scenario, planned, repeat=repeat, timeline=timeline)
+    return predict_plan(problem, profile, scenario, planned, repeat=repeat, timeline=timeline)
 
 
 def _fastest(
@@ -71,7 +72,7 @@ def _fastest(
             refused.append(refusal)
             continue
         found.append(
-            _predict(problem, profile, scenario, planned, repeat=repeat, timeline=timeline)
+            predict_plan(problem, profile, scenario, planned, repeat=repeat, timeline=timeline)
         )
     if not found:
         reasons: dict[str, list[str]] = {}
@@ -85,15 +86,16 @@ def _fastest(
     )
 
 
-def _predict(
+def predict_plan(
     problem: Attention,
     profile: Profile,
     scenario: Scenario,
     planned: Plan,
     *,
-    repeat: bool,
-    timeline: bool,
+    repeat: bool = True,
+    timeline: bool = False,
 ) -> Prediction:
+    """What a plan's kernels cost, whoever has planned them; the rest is as in `predict`."""
     gpu = profile.gpu
     exact = traffic(planned.kernels)
     memory = footprint(planned.kernels)
@@ -118,6 +120,9 @@ def _predict(
         fits=fits,
         kernels=kernels,
         assumptions=(*profile.notes, *planned.assumptions, *_assumptions(kernels, simulation)),
+        intensity=intensity(
+            planned.kernels, exact.flops, exact.compulsory, TENSOR_DTYPE[problem.dtype], gpu
+        ),
         changes=tuple(profile.changes.lines()) if profile.changes else (),
         time_s=time_s,
         roofline_s=None if simulation is None else simulation.roofline_s,

@@ -12,6 +12,7 @@ from fasim.readings.footprint import Footprint
 from fasim.readings.traffic import Access, Flops, Level, Traffic, total
 from fasim.simulator.simulate import Simulation
 from fasim.verbs.elasticities import elasticities
+from fasim.verbs.intensity import Intensity
 from fasim.verbs.trust import Trust
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Prediction:
         fits: whether device memory holds the chain; if not there is no time.
         stalls_s: seconds by cause, the mean over block slots; they sum to `time_s`.
         bound: the cause that takes most of the time.
+        intensity: operations a byte against the GPU's ridge point, of the whole chain.
         changes: what overrides of the GPU moved and what they left alone, in lines.
         hardware, simulation: the GPU as it was read and the simulated chain: with them a
             prediction is opened at block or warp level.
@@ -84,6 +86,7 @@ class Prediction:
     fits: bool
     kernels: tuple[KernelPrediction, ...]
     assumptions: tuple[str, ...]
+    intensity: Intensity
     changes: tuple[str, ...] = ()
     time_s: float | None = None
     roofline_s: float | None = None
@@ -162,6 +165,7 @@ class Prediction:
             "roofline_ms": _ms(self.roofline_s),
             "tflops_per_s": self.tflops_per_s,
             "bound": self.bound,
+            "intensity": self.intensity.to_dict(),
             "stalls": _milliseconds(self.stalls_s),
             "trust": self.trust.to_dict(),
             **({"elasticities": self.elasticities} if sensitivity else {}),

@@ -11,6 +11,7 @@ from typing import Any
 from fasim.verbs.csv_table import UnreadableLine
 from fasim.verbs.measurements import Measurement
 from fasim.verbs.validation_statistics import Group, Point, groups_of, overall_of
+from fasim.verbs.versions import modelled_by
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class Validation:
         rows: times; `bytes`: DRAM bytes, of the rows that have a counter's.
         unreadable: lines of the file that are no measurements.
         operator_rows: rows of the file that measure no attention.
+        without: mechanisms of the model that were switched off.
         wrong_outputs: ids of rows whose kernel gave a wrong output when it was measured.
     """
 
@@ -100,6 +102,7 @@ class Validation:
     unsupported: tuple[UnsupportedRow, ...]
     unreadable: tuple[UnreadableLine, ...]
     operator_rows: int = 0
+    without: tuple[str, ...] = ()
     wrong_outputs: tuple[str, ...] = ()
 
     @property
@@ -130,6 +133,7 @@ class Validation:
             clear = self.overall.clear_pairs.to_dict()
         return {
             "measured": {"file": str(self.path), "sha256": self.sha256},
+            "without": list(self.without),
             "rows": [row.to_dict() for row in self.rows],
             "groups": [group.to_dict() for group in self.groups],
             "overall": None if self.overall is None else self.overall.to_dict(),
@@ -177,6 +181,7 @@ def _identity(measurement: Measurement) -> dict[str, Any]:
         "id": measurement.id,
         "gpu": measurement.gpu,
         "implementation": measurement.implementation,
+        "modelled_by": modelled_by(measurement),
         "direction": measurement.direction,
     }
 

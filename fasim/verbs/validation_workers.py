@@ -16,8 +16,10 @@ from multiprocessing import get_context
 from fasim.hardware import ProfileError, load
 from fasim.readings.traffic import total
 from fasim.schedules.plan import Refused
+from fasim.simulator.mechanisms import without as switched_off
 from fasim.verbs.measurements import Measurement, Unsupported
 from fasim.verbs.predict import predict
+from fasim.verbs.versions import modelled_by
 
 # Starting a process and reading its caches full costs about as much as this many rows.
 ROWS_WORTH_A_PROCESS = 20
@@ -37,8 +39,17 @@ class PredictedRow:
     reason: str | None = None
 
 
-def predicted_row(measurement: Measurement) -> PredictedRow:
-    """The prediction of a measurement; launch, L2 state and extras are inputs, never guessed."""
+def predicted_row(measurement: Measurement, without: Sequence[str] = ()) -> PredictedRow:
+    """The prediction of a measurement; launch, L2 state and extras are inputs, never guessed.
+
+    Args:
+        without: mechanisms of the model that are switched off.
+    """
+    with switched_off(without):
+        return _predicted_row(measurement)
+
+
+def _predicted_row(measurement: Measurement) -> PredictedRow:
     try:
         if measurement.time_ms is None and measurement.hbm_gb is None:
             raise Unsupported("neither a time nor bytes")
@@ -46,7 +57,7 @@ def predicted_row(measurement: Measurement) -> PredictedRow:
             measurement.problem,
             load(measurement.gpu),
             measurement.scenario,
-            implementation=measurement.implementation,
+            implementation=modelled_by(measurement),
             options=measurement.options,
         )
         if prediction.time_s is None:
@@ -66,10 +77,12 @@ def predict_rows(
     *,
     processes: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    without: Sequence[str] = (),
 ) -> list[PredictedRow]:
     """The predictions of measurements, in their order.
 
     Args:
+        without: mechanisms of the model that are switched off.
         processes: at most so many; few rows are predicted in this one.
         progress: called with rows done and rows in all.
     """
@@ -82,10 +95,10 @@ def predict_rows(
 
     processes = min(processes, len(measurements) // ROWS_WORTH_A_PROCESS)
     if processes > 1:
-        _in_processes(measurements, processes, keep)
+        _in_processes(measurements, processes, keep, without)
     for index, measurement in enumerate(measurements):
         if index not in found:
-            keep([index], [predicted_row(measurement)])
+            keep([index], [predicted_row(measurement, without)])
     return [found[index] for index in range(len(measurements))]
 
 
@@ -93,6 +106,7 @@ def _in_processes(
     measurements: Sequence[Measurement],
     processes: int,
     keep: Callable[[Sequence[int], Sequence[PredictedRow]], None],
+    without: Sequence[str],
 ) -> None:
     """Hands shares of the rows to processes; what a lost process leaves is for the caller.
 
@@ -105,7 +119,9 @@ def _in_processes(
     with pool:
         try:
             pending: dict[Future[list[PredictedRow]], list[int]] = {
-                pool.submit(_predicted_rows, [measurements[index] for index in share]): share
+                pool.submit(
+                    _predicted_rows, [measurements[index] for index in share], without
+                ): share
                 for share in _shares(measurements)
             }
             for done in as_completed(pending):
@@ -116,8 +132,10 @@ def _in_processes(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _predicted_rows(measurements: Sequence[Measurement]) -> list[PredictedRow]:
-    return [predicted_row(measurement) for measurement in measurements]
+def _predicted_rows(
+    measurements: Sequence[Measurement], without: Sequence[str]
+) -> list[PredictedRow]:
+    return [predicted_row(measurement, without) for measurement in measurements]
 
 
 def _shares(measurements: Sequence[Measurement]) -> list[list[int]]:

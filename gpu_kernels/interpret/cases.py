@@ -88,7 +88,7 @@ def full(count: int = 240) -> Iterator[Case]:
 def _random(chance: random.Random, kernel: str) -> Case:
     if kernel == "softmax":
         problem = _problem(chance, 40, 600, causal=False)
-        tile = chance.choice((None, (4, 64), (2, 128)))
+        tile = chance.choice((None, (16, 64), (32, 128)))
         return Case(chance.choice(SOFTMAXES), problem=replace(problem, kv_heads=0), tile=tile)
     tile = chance.choice((None, *((m, n) for m in (16, 32, 64) for n in (16, 32, 64))))
     longest = DEFAULT_LENGTH if tile is None else SMALL_LENGTH

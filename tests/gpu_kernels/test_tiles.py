@@ -35,9 +35,9 @@ def test_a_launch_and_a_plan_take_the_same_tiles(arch: str, head_dim: int) -> No
         assert kernel.mapping.warps == pick.warps
 
 
-def test_what_lies_between_ampere_and_hopper_takes_ampere_s() -> None:
-    assert table.picks("sm_89", 128) == table.picks("sm_86", 128) == table.picks("sm_80", 128)
-    assert table.picks("sm_90", 128) != table.picks("sm_80", 128)
+def test_an_architecture_without_tiles_takes_those_of_the_smallest_shared_memory() -> None:
+    assert table.picks("sm_86", 128) == table.picks("sm_120", 128) == table.picks("sm_89", 128)
+    assert table.picks("sm_90", 128) != table.picks("sm_89", 128)
 
 
 def test_a_buffer_fewer_than_stages_without_wgmma() -> None:

@@ -162,6 +162,61 @@ def flash3_backward(
     ]
 
 
+def streamed_backward(
+    shape: Shape, tile_m: int, tile_n: int, *, keys_resident: bool
+) -> list[Counted]:
+    """xFormers v0.0.20, kernel_backward.h: five products, each loads what it multiplies.
+
+    K_j Q_i, P dO_i, dO_i V_j, dS K_j, dS Q_i; K of the first once a block, if it stays. Every
+    block goes over all of O and dO first, for delta, which it writes and reads back.
+    """
+    seen, heads, row = visited(shape, tile_m, tile_n), shape.all_heads, shape.head_dim
+    blocks, e = ceil(shape.k_len, tile_n), shape.element_bytes
+    accum = accumulated_query(shape)
+    seeing = shape.seeing_rows
+    by_row, vector = shape.query // shape.q_len * seeing, shape.rows // shape.q_len * seeing
+    key_steps = 0  # rows of K or V over all pairs
+    for keys in tiles(shape.k_len, tile_n):
+        key_steps += len(keys) * sum(
+            shape.any_sees(rows, keys) for rows in tiles(shape.q_len, tile_m)
+        )
+    query_read, key_read = heads * seen.query_rows * row * e, heads * key_steps * row * e
+    first_keys = heads * seen.key_rows * row * e if keys_resident else key_read
+    row_read = heads * seen.query_rows * ROW_BYTES
+    outputs = key_outputs(shape)
+    main = Counted(
+        "streamed_backward",
+        compulsory={
+            "Q": (by_row, 0),
+            **dict.fromkeys(("K", "V"), (shape.seen_key, 0)),
+            **dict.fromkeys(("O", "dO"), (shape.query, 0)),
+            "LSE": (vector, 0),
+            "delta": (0, shape.rows),
+            **outputs,
+        },
+        global_={
+            "Q": (2 * query_read, 0),
+            "K": (first_keys + key_read, 0),
+            "V": (key_read, 0),
+            "O": (blocks * shape.query, 0),
+            "dO": (blocks * shape.query + 2 * query_read, 0),
+            "LSE": (row_read, 0),
+            "delta": (row_read, blocks * shape.rows),
+            **outputs,
+        },
+        compulsory_reduced={"dQ_accum": accum // shape.q_len * seeing},
+        reduced={"dQ_accum": heads * seen.query_rows * row * 4},
+        executed_flops=heads * seen.pairs * 5 * 2 * tile_m * tile_n * row,
+        useful_flops=heads * shape.pairs * 5 * 2 * row,
+    )
+    return [
+        both_levels("zero_dq", {"dQ_accum": (0, accum)}),
+        main,
+        *group_sums(shape),
+        both_levels("convert_dq", {"dQ_accum": (accum, 0), "dQ": (0, shape.query)}),
+    ]
+
+
 def flash1_backward(shape: Shape, tile_m: int, tile_n: int) -> list[Counted]:
     """Dao et al. 2022, Algorithm 4: each key tile walks the rows; dQ comes and goes."""
     seen, heads, row = visited(shape, tile_m, tile_n), shape.all_heads, shape.head_dim
@@ -237,6 +292,52 @@ def two_pass(shape: Shape, tile_m: int, tile_n: int) -> list[Counted]:
     )
     delta = {"O": (shape.query, 0), "dO": (shape.query, 0), "delta": (0, shape.rows)}
     return [both_levels("preprocess", delta), keys, *group_sums(shape), queries]
+
+
+def one_pass(shape: Shape, tile_m: int, tile_n: int, *, parallel: bool) -> list[Counted]:
+    """triton.ops: each key tile walks the rows; dQ comes and goes, or a replica of it goes."""
+    seen, heads, row = visited(shape, tile_m, tile_n), shape.all_heads, shape.head_dim
+    by_row = shape.query // shape.q_len * shape.seeing_rows
+    vector = shape.rows // shape.q_len * shape.seeing_rows
+    matrix = heads * seen.query_rows * row * shape.element_bytes
+    key_read = heads * seen.key_rows * row * shape.element_bytes
+    row_read = heads * seen.query_rows * ROW_BYTES
+    accum, accum_seen = accumulated_query(shape), heads * shape.seeing_rows * row * 4
+    steps = heads * seen.query_rows * row * 4
+    replicas = ceil(shape.k_len, tile_n) * shape.query
+    if parallel:
+        name, zeroed, compulsory, asked = "dQ_replicas", replicas, (0, matrix), (0, matrix)
+        last = "add_replicas"
+    else:
+        name, zeroed, compulsory, asked = "dQ_sum", accum, (accum_seen,) * 2, (steps, steps)
+        last = "round_sum"
+    main = Counted(
+        "one_pass",
+        compulsory={
+            **dict.fromkeys(("Q", "dO"), (by_row, 0)),
+            **dict.fromkeys(("K", "V"), (shape.seen_key, 0)),
+            **dict.fromkeys(("LSE", "delta"), (vector, 0)),
+            name: compulsory,
+            **key_outputs(shape),
+        },
+        global_={
+            **dict.fromkeys(("Q", "dO"), (matrix, 0)),
+            **dict.fromkeys(("K", "V"), (key_read, 0)),
+            **dict.fromkeys(("LSE", "delta"), (row_read, 0)),
+            name: asked,
+            **key_outputs(shape),
+        },
+        executed_flops=heads * seen.pairs * 5 * 2 * tile_m * tile_n * row,
+        useful_flops=heads * shape.pairs * 5 * 2 * row,
+    )
+    delta = {"O": (shape.query, 0), "dO": (shape.query, 0), "delta": (0, shape.rows)}
+    return [
+        both_levels("zeros", {name: (0, zeroed)}),
+        both_levels("preprocess", delta),
+        main,
+        *group_sums(shape),
+        both_levels(last, {name: (zeroed, 0), "dQ": (0, shape.query)}),
+    ]
 
 
 @dataclass(frozen=True)
@@ -324,22 +425,30 @@ def copy(source: str, target: str, size: int) -> Counted:
     return both_levels(f"copy_{source}", {source: (size, 0), target: (0, size)})
 
 
+def scale(source: str, size: int, target: Bytes) -> Counted:
+    """A factor that autograd multiplies in by a kernel of its own."""
+    return both_levels(f"scale_{source}", {source: (size, 0), **target})
+
+
 def pytorch_backward(shape: Shape, gemm: GemmTiles) -> list[Counted]:
     """Autograd of `attention_pytorch`: 20 bytes a score of two bytes, and copies."""
     once = shape.scores
     product = {"P": (once, 0), "dP": (once, 0), "P_dP": (0, once)}
     gradient = {"P_dP": (once, 0), "P": (once, 0), "dS": (0, once)}
     outputs = key_outputs(shape, "dK_copy", "dV_copy")
+    scaled = one_output(outputs, "K")
+    ((_, key_bytes),) = scaled.values()
     p = f"P{shape.dropped}"
     return [
-        copy("dO", "dO_copy", shape.query),
-        key_gradient(shape, gemm, "value_gradient", p, "dO_copy", one_output(outputs, "V")),
-        probability_gradient(shape, gemm, "dO_copy", "V_copy"),
+        key_gradient(shape, gemm, "value_gradient", p, "dO", one_output(outputs, "V")),
+        probability_gradient(shape, gemm, v="V_copy"),
         *dropout_gradient(shape),
         both_levels("grad_output", product),
         both_levels("softmax_gradient", gradient),
-        query_gradient(shape, gemm, "K_copy", "dQ_copy"),
-        key_gradient(shape, gemm, "key_gradient", "dS", "Q_copy", one_output(outputs, "K")),
+        query_gradient(shape, gemm, "K_copy", "dQ_unscaled"),
+        scale("dQ_unscaled", shape.query, {"dQ_copy": (0, shape.query)}),
+        key_gradient(shape, gemm, "key_gradient", "dS", "Q_copy", {"dK_unscaled": (0, key_bytes)}),
+        scale("dK_unscaled", key_bytes, scaled),
         copy("dQ_copy", "dQ", shape.query),
         *(
             group_sums(shape)

@@ -9,12 +9,21 @@ from fasim.problem import DTYPE_BYTES, Attention
 from fasim.schedules import flash1 as flash1_program
 from fasim.schedules import flash2 as flash2_program
 from fasim.schedules import standard as standard_programs
+from fasim.schedules.implementations import megatron as megatron_programs
 from fasim.schedules.implementations import pytorch as pytorch_programs
 from fasim.schedules.language import Kernel
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.standard import Gemm
 from fasim.schedules.tiling import Tiling
-from tests.readings.closed_forms import Counted, Shape, flash1, flash2, pytorch, standard
+from tests.readings.closed_forms import (
+    Counted,
+    Shape,
+    flash1,
+    flash2,
+    megatron,
+    pytorch,
+    standard,
+)
 
 Kernels = tuple[Kernel, ...]
 
@@ -58,6 +67,10 @@ def build_pytorch(problem: Attention, tiles: Tiles) -> Kernels:
     return pytorch_programs.kernels(problem, gemm(tiles))
 
 
+def build_megatron(problem: Attention, tiles: Tiles) -> Kernels:
+    return megatron_programs.kernels(problem, gemm(tiles))
+
+
 def closed_flash1(shape: Shape, tiles: Tiles) -> list[Counted]:
     return flash1(shape, tiles.tile_m, tiles.tile_n)
 
@@ -78,6 +91,10 @@ def closed_pytorch(shape: Shape, tiles: Tiles) -> list[Counted]:
     return pytorch(shape, tiles.tile_m, tiles.tile_n, tiles.k_step)
 
 
+def closed_megatron(shape: Shape, tiles: Tiles) -> list[Counted]:
+    return megatron(shape, tiles.tile_m, tiles.tile_n, tiles.k_step)
+
+
 Build = Callable[[Attention, Tiles], Kernels]
 ClosedForm = Callable[[Shape, Tiles], list[Counted]]
 
@@ -87,6 +104,7 @@ CHAINS: dict[str, tuple[Build, ClosedForm]] = {
     "flash2, padded head": (build_padded_flash2, closed_padded_flash2),
     "standard": (build_standard, closed_standard),
     "pytorch": (build_pytorch, closed_pytorch),
+    "megatron": (build_megatron, closed_megatron),
 }
 
 

@@ -274,6 +274,16 @@ def pytorch(shape: Shape, tile_m: int, tile_n: int, k_step: int) -> list[Counted
         *([add_mask] if shape.masked else []),
         softmax(shape, "S_masked" if shape.masked else "S"),
         *dropout(shape),
-        probability_value(shape, tile_m, tile_n, k_step, "V_copy", "O_copy"),
+        probability_value(shape, tile_m, tile_n, k_step, "V_copy"),
+    ]
+
+
+def megatron(shape: Shape, tile_m: int, tile_n: int, k_step: int) -> list[Counted]:
+    """Scale, mask and softmax in one kernel; only O is copied."""
+    return [
+        query_key(shape, tile_m, tile_n, k_step),
+        softmax(shape),
+        *dropout(shape),
+        probability_value(shape, tile_m, tile_n, k_step, o="O_copy"),
         copy("O_copy", shape.query),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from fasim.schedules import (
     flash1_backward,
     flash2_backward,
     flash3_backward,
+    one_pass,
     standard_backward,
+    streamed_backward,
     two_pass,
 )
 from fasim.schedules.gradients import STREAMING
@@ -61,6 +64,12 @@ def build_padded_flash3(problem: Attention, tiles: Tiles) -> Kernels:
     return flash3_backward.kernels(problem, tiling, buffered("Q", "K", "V", "dO"), head_dim=96)
 
 
+def build_streamed(problem: Attention, tiles: Tiles, *, keys_resident: bool) -> Kernels:
+    tiling = Tiling(tiles.tile_m, tiles.tile_n)
+    mapping = buffered("Q", "K", "V", "dO", buffers=2)
+    return streamed_backward.kernels(problem, tiling, mapping, keys_resident=keys_resident)
+
+
 def build_flash1(problem: Attention, tiles: Tiles) -> Kernels:
     tiling = Tiling(tiles.tile_m, tiles.tile_n)
     return flash1_backward.kernels(problem, tiling, buffered("Q", "K", "V", "O", "dO", "dQ"))
@@ -70,6 +79,11 @@ def build_two_pass(problem: Attention, tiles: Tiles) -> Kernels:
     tiling = Tiling(tiles.tile_m, tiles.tile_n)
     mapping = buffered("Q", "K", "V", "dO")
     return two_pass.kernels(problem, tiling, mapping, tiling, mapping)
+
+
+def build_one_pass(problem: Attention, tiles: Tiles, *, parallel: bool) -> Kernels:
+    tiling = Tiling(tiles.tile_m, tiles.tile_n)
+    return one_pass.kernels(problem, tiling, buffered("Q", "K", "V", "dO"), parallel=parallel)
 
 
 def build_standard(problem: Attention, tiles: Tiles) -> Kernels:
@@ -98,7 +112,23 @@ CHAINS: dict[str, tuple[Build, ClosedForm]] = {
         build_padded_flash3,
         lambda s, t: forms.flash3_backward(s, t.tile_m, t.tile_n, compiled_head_dim=96),
     ),
+    "streamed": (
+        partial(build_streamed, keys_resident=False),
+        lambda s, t: forms.streamed_backward(s, t.tile_m, t.tile_n, keys_resident=False),
+    ),
+    "streamed, K stays": (
+        partial(build_streamed, keys_resident=True),
+        lambda s, t: forms.streamed_backward(s, t.tile_m, t.tile_n, keys_resident=True),
+    ),
     "two-pass": (build_two_pass, lambda s, t: forms.two_pass(s, t.tile_m, t.tile_n)),
+    "one-pass, in sequence": (
+        partial(build_one_pass, parallel=False),
+        lambda s, t: forms.one_pass(s, t.tile_m, t.tile_n, parallel=False),
+    ),
+    "one-pass, in parallel": (
+        partial(build_one_pass, parallel=True),
+        lambda s, t: forms.one_pass(s, t.tile_m, t.tile_n, parallel=True),
+    ),
     "standard": (build_standard, lambda s, t: forms.standard_backward(s, gemm_tiles(t))),
     "pytorch": (build_pytorch, lambda s, t: forms.pytorch_backward(s, gemm_tiles(t))),
 }
@@ -108,6 +138,7 @@ ON_HOPPER = ("flash3", "flash-attn-3")
 REDUCED = {
     "flash2": ("dQ_accum", "dQ"),
     "flash3": ("dQ_accum", "dQ", "dK_accum", "dK", "dV_accum", "dV"),
+    "streamed": ("dQ_accum", "dQ"),
 }
 
 

@@ -20,8 +20,26 @@ from fasim.simulator.lowering.instructions import (
 )
 
 PROBLEM = Attention(2, 4, 70, 90, 64, kv_heads=2, dropout=0.3)
-FUSED = ("flash1", "flash2", "flash-attn-2")
-HAVE_IT = ("standard", *FUSED, "pytorch")
+GROUPED = (
+    "standard",
+    "flash1",
+    "flash2",
+    "flash-attn-2",
+    "pytorch-flash",
+    "xformers-cutlass",
+    "pytorch",
+)
+# These take as many key/value heads as query heads, and square causal masks.
+PLAIN = ("flash-attn-0.1", "flash-attn-1", "megatron", "pytorch-math")
+HAVE_IT = (*GROUPED, *PLAIN)
+
+
+def problem_of(name: str) -> Attention:
+    """The problem that an implementation takes."""
+    if name in GROUPED:
+        return replace(PROBLEM, dtype="bf16")
+    dtype = "fp16" if name == "flash-attn-0.1" else "bf16"
+    return Attention(1, 2, 300, 300, 64, dropout=PROBLEM.dropout, dtype=dtype)
 
 
 def planned(problem: Attention, gpu: Gpu, name: str, options: Options | None = None):
@@ -61,7 +79,8 @@ def test_kept_elements_are_scaled() -> None:
 
 def test_without_dropout_programs_have_no_operation(a100: Gpu) -> None:
     for name in HAVE_IT:
-        for kernel in planned(replace(PROBLEM, dropout=0.0, direction="both"), a100, name):
+        problem = replace(problem_of(name), dropout=0.0, direction="both")
+        for kernel in planned(problem, a100, name):
             assert all(op.kind != "dropout" for op in record(kernel).ops)
             assert "dropout" not in kernel.name
 
@@ -69,7 +88,7 @@ def test_without_dropout_programs_have_no_operation(a100: Gpu) -> None:
 @pytest.mark.parametrize("name", HAVE_IT)
 @pytest.mark.parametrize("causal", [False, True])
 def test_both_directions_drop_the_same(a100: Gpu, name: str, causal: bool) -> None:
-    problem = replace(PROBLEM, direction="both", dtype="bf16", causal=causal, dropout_seed=5)
+    problem = replace(problem_of(name), direction="both", causal=causal, dropout_seed=5)
     inputs = numerics.random_inputs(problem)
     tensors = numerics.run(planned(problem, a100, name), inputs).tensors
     arguments = (problem, inputs["Q"], inputs["K"], inputs["V"], inputs["dO"])
@@ -87,16 +106,47 @@ def test_both_directions_drop_the_same(a100: Gpu, name: str, causal: bool) -> No
     assert np.abs(tensors["dV"] - other[2]).max() > 10 * bands["dV"]
 
 
-@pytest.mark.parametrize("name", ["flash1", "flash2"])
+def test_wide_heads_of_xformers_drop_the_same(a100: Gpu) -> None:
+    """O waits in global memory between steps."""
+    problem = replace(PROBLEM, head_dim=160, seqlen_k=300)
+    inputs = numerics.random_inputs(problem)
+    tensors = numerics.run(planned(problem, a100, "xformers-cutlass"), inputs).tensors
+    exact, _ = reference.attention(problem, *(inputs[name] for name in "QKV"))
+    assert np.abs(tensors["O"] - exact).max() < 2**-8
+
+
+def test_backward_by_keys_and_by_heads_drop_the_same(a100: Gpu) -> None:
+    """flash-attn-1 takes either, as heads fill the GPU; the first release has only one."""
+    problem = replace(problem_of("flash-attn-1"), direction="both", dtype="fp16")
+    inputs = numerics.random_inputs(problem)
+    chains = [planned(problem, a100, name) for name in PLAIN[:2]]
+    assert [kernel.name for kernel in chains[0]] == ["flash1_forward", "flash1_backward"]
+    assert "flash2_backward" in [kernel.name for kernel in chains[1]]
+    first, second = (numerics.run(kernels, inputs).tensors for kernels in chains)
+    for name in ("O", "dQ", "dK", "dV"):
+        assert np.abs(first[name] - second[name]).max() < 2**-6 * np.abs(first[name]).max()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("flash1", Options((64, 64))),
+        ("flash2", Options((64, 64))),
+        ("flash-attn-0.1", None),
+        ("flash-attn-1", None),
+        ("xformers-cutlass", None),
+    ],
+)
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_fused_kernels_move_no_byte_more(a100: Gpu, name: str, direction: str) -> None:
-    dropping = replace(PROBLEM, direction=direction)
-    options = Options((64, 64))
+def test_fused_kernels_move_no_byte_more(
+    a100: Gpu, name: str, options: Options | None, direction: str
+) -> None:
+    dropping = replace(problem_of(name), direction=direction)
     plain = planned(replace(dropping, dropout=0.0), a100, name, options)
     assert traffic(planned(dropping, a100, name, options)).global_ == traffic(plain).global_
 
 
-@pytest.mark.parametrize("name", ["standard", "pytorch"])
+@pytest.mark.parametrize("name", ["standard", "pytorch", "megatron"])
 def test_standard_attention_moves_five_bytes_a_score_more_each_way(a100: Gpu, name: str) -> None:
     problem = Attention(1, 2, 1024, 512, 64, direction="both", dropout=0.1)
     scores = 2 * 1024 * 512

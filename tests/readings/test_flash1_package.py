@@ -44,7 +44,14 @@ def cases(draw: st.DrawFn, direction: str) -> Case:
     head_dim = draw(st.sampled_from((8, 40, 64)))
     dtype = draw(st.sampled_from(("fp16", "bf16", "fp32")))
     problem = Attention(
-        draw(st.integers(1, 2)), heads, queries, keys, head_dim, causal=causal, dtype=dtype
+        draw(st.integers(1, 2)),
+        heads,
+        queries,
+        keys,
+        head_dim,
+        causal=causal,
+        dtype=dtype,
+        dropout=draw(st.sampled_from((0.0, 0.1, 0.5))),
     )
     tile_n, splits = draw(st.sampled_from((16, 32, 48, 64))), draw(st.integers(1, 4))
     return Case(replace(problem, direction=direction), tile_n, splits)

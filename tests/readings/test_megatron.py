@@ -12,6 +12,14 @@ from fasim.readings import numerics
 from fasim.readings.traffic import traffic
 from fasim.schedules import catalog
 from fasim.schedules.plan import Refused
+from tests.readings.backward_forms import (
+    GemmTiles,
+    key_gradient,
+    query_gradient,
+    scale,
+    standard_backward,
+)
+from tests.readings.chains import shape_of
 
 PROBLEM = Attention(2, 3, 256, 192, 64)
 
@@ -42,10 +50,36 @@ def test_bytes_a_score_and_numerics_agree(a100: Gpu, causal: bool) -> None:
         "probability_gradient": 2,
         "softmax_gradient": 6,
         "query_gradient": 2,
+        "scale_dQ_unscaled": 0,
         "key_gradient": 2,
+        "scale_dK_unscaled": 0,
     }
     for kernel, level in zip(exact, run.kernels, strict=True):
         assert {n: a for n, a in kernel.global_.items() if a.total_bytes} == level
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_backward_moves_what_the_textbook_chain_does(a100: Gpu, dropout: float) -> None:
+    """And dQ and dK once more, to be scaled."""
+    problem = replace(PROBLEM, seqlen_q=130, direction="backward", dropout=dropout)
+    kernels = catalog.plan(problem, a100, implementation="megatron").kernels
+    exact = traffic(kernels).kernels
+    run = numerics.run(kernels, numerics.random_inputs(problem))
+    shape, gemm = shape_of(problem), GemmTiles(128, 128, 32)
+    query, key = shape.query, shape.key
+    *before, _, _ = standard_backward(shape, gemm)
+    closed = [
+        *before,
+        query_gradient(shape, gemm, dq="dQ_unscaled"),
+        scale("dQ_unscaled", query, {"dQ": (0, query)}),
+        key_gradient(shape, gemm, "key_gradient", "dS", "Q", {"dK_unscaled": (0, key)}),
+        scale("dK_unscaled", key, {"dK": (0, key)}),
+    ]
+    assert [kernel.kernel for kernel in exact] == [kernel.kernel for kernel in closed]
+    for kernel, level, counted in zip(exact, run.kernels, closed, strict=True):
+        for found in (kernel.global_, level):
+            moved = {n: (a.read_bytes, a.write_bytes) for n, a in found.items() if a.total_bytes}
+            assert moved == counted.global_
 
 
 def test_short_rows_go_by_twos(a100: Gpu) -> None:

@@ -8,11 +8,12 @@ import pytest
 
 from fasim.problem import Attention
 from fasim.readings import numerics, reference
+from fasim.readings.global_memory import GlobalTensor
 from fasim.readings.numpy_block import NumpyBlock
 from fasim.readings.traffic import traffic
 from fasim.schedules import visits
 from fasim.schedules.flash2 import flash2_forward
-from fasim.schedules.language import Block, Kernel, ProgramError
+from fasim.schedules.language import Block, Kernel, ProgramError, Tensor
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.online_softmax import OnlineSoftmax
 from fasim.schedules.record import record
@@ -330,3 +331,23 @@ def loop_left_early(block: Block, _: Attention) -> None:
 def test_the_recorder_refuses(program: Program, message: str) -> None:
     with pytest.raises(ProgramError, match=message):
         record(planted(program)[0])
+
+
+def test_what_blocks_may_write_repeatedly_must_be_the_same() -> None:
+    """Delta, which every block works out for itself; elsewhere even equal values are an error."""
+    values = np.arange(4, dtype=np.float32)
+    everywhere = (slice(0, 4),)
+    for repeated in (True, False):
+        tensor = Tensor("delta", ("q",), "fp32", repeated=repeated)
+        memory = GlobalTensor(tensor, {"q": 4}, None)
+        memory.write(everywhere, values, block=0)
+        if not repeated:
+            with pytest.raises(ProgramError, match="another block of this kernel wrote"):
+                memory.write(everywhere, values, block=1)
+            continue
+        memory.write(everywhere, values, block=1)
+        with pytest.raises(ProgramError, match="other values than another block to delta"):
+            memory.write(everywhere, values + 1, block=2)
+        with pytest.raises(ProgramError, match="again without having read it since"):
+            memory.write(everywhere, values, block=1)
+        assert memory.access.write_bytes == 2 * 4 * 4

@@ -15,7 +15,10 @@ from fasim.schedules.record import cached_record
 from fasim.simulator.trips import Trips, grid_trips
 from fasim.verbs.predict import predict
 
-HAVE_IT = ("standard", "flash1", "flash2", "decode", "split_kv", "flash-attn-2", "pytorch")
+HAVE_IT = (
+    *("standard", "flash1", "flash2", "decode", "split_kv"),
+    *("flash-attn-2", "pytorch-flash", "pytorch"),
+)
 HOPPER_ONLY = ("flash3", "flash-attn-3")
 
 
@@ -46,7 +49,10 @@ def test_the_answer_is_right(name: str, window: tuple[int, int]) -> None:
     assert np.abs(run.tensors["O"] - exact).max() <= allowed
 
 
-@pytest.mark.parametrize("name", ["cudnn", "triton"])
+@pytest.mark.parametrize(
+    "name",
+    ["cudnn", "triton", "flash-attn-0.1", "flash-attn-1", "megatron", "pytorch-math"],
+)
 def test_kernels_without_windows_refuse_them(name: str) -> None:
     with pytest.raises(Refused, match="window is 64,0; it has no window"):
         catalog.plan(Attention(1, 1, 512, 512, 64, window=(64, 0)), load("h100").gpu, **named(name))

@@ -105,4 +105,4 @@ print(*sorted(n for n in sys.modules if n.startswith("fasim.") and n.count(".") 
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["fasim.problem", "fasim.schedules"]
+    assert done.stdout.split() == ["fasim.operators", "fasim.problem", "fasim.schedules"]

@@ -12,7 +12,6 @@ from fasim.schedules.plan import Refused
 from fasim.schedules.record import cached_record
 from fasim.simulator.memory import (
     Residency,
-    effective_capacity,
     memory_traffic,
     miss_share,
     residency_after,
@@ -120,6 +119,24 @@ def test_a_small_kernel_leaves_what_it_touched_and_a_large_one_sweeps_it_out():
     assert after.of("earlier") == pytest.approx(0, abs=1e-6)
 
 
-def test_partitions_each_keep_a_copy():
-    gpu = load("a100").gpu
-    assert effective_capacity(gpu) * gpu.l2.partitions == gpu.l2.capacity_bytes == 40 * MIB
+@pytest.mark.parametrize(
+    ("name", "set_mb", "rate"),
+    # te42kyfo/gpu-benches, gpu-l2-cache: sets over half of L2, at more than DRAM gives.
+    [("a100", 30, 4.0e12), ("h100-pcie", 40, 5.7e12)],
+)
+def test_sets_over_half_of_l2_hit_as_often_as_was_measured(name, set_mb, rate):
+    gpu = load(name).gpu
+    pins = gpu.dram.bandwidth_bytes_per_s
+    assert miss_share(set_mb * 1e6, gpu.l2.capacity_bytes) * rate <= pins
+    assert miss_share(set_mb * 1e6, gpu.l2.capacity_bytes / 2) * rate > pins
+
+
+def test_what_is_written_again_in_l2_is_written_back_once():
+    """FlashAttention-1's O: written at every step over K/V, read at the next."""
+    for batch, again in ((1, 0.0), (64, 1.0)):
+        gpu, [(record, exact)] = chain("flash1", problem=Attention(batch, 16, 1024, 1024, 64))
+        moved = memory_traffic(record, exact, gpu, 16 * batch, Residency({})).dram["O"]
+        size = exact.compulsory["O"].write_bytes
+        rewritten = exact.global_["O"].write_bytes - size
+        assert rewritten > 2 * size
+        assert moved.write_bytes == pytest.approx(size * (batch > 1) + again * rewritten, rel=0.02)

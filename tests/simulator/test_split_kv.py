@@ -41,7 +41,8 @@ def test_the_cache_comes_from_dram_once_packed_or_not(a100: Gpu, schedule: str) 
     assert read_bytes(packed, "l2") == cache
     assert read_bytes(apart, "l2") == 4 * cache
     for kernel in (packed, apart):
-        assert read_bytes(kernel, "dram") == pytest.approx(cache, rel=0.01)
+        left = min(kernel.memory.resident_bytes, cache // 16)  # by the call before
+        assert read_bytes(kernel, "dram") == pytest.approx(cache - left, rel=0.01)
 
 
 @pytest.mark.parametrize("gpu", ["a100", "h100", "l40s", "rtx4090"])

@@ -29,9 +29,11 @@ def test_flash_moves_between_compulsory_and_global_bytes_and_less_than_standard(
 ) -> None:
     for run in study.runs:
         levels = run.bytes_at
-        assert levels["compulsory"] <= levels["dram"] * 1.001
+        # Summed over kernels: a chain finds a little of what the kernel before left in L2.
+        assert levels["compulsory"] <= levels["dram"] * 1.01
         assert levels["dram"] <= levels["l2"] <= levels["global"]
     standard, flash = study.headlines
+    assert flash.bytes_at["compulsory"] <= flash.bytes_at["dram"]
     assert standard.bytes_at["dram"] > 5 * flash.bytes_at["dram"]
     assert standard.time_s > 2.5 * flash.time_s
 
@@ -51,13 +53,24 @@ def test_kernels_by_purpose_are_the_whole_chain(study: Gpt2Study) -> None:
         assert sum(share.dram_bytes for share in run.shares) == run.bytes_at["dram"]
         assert sum(share.time_s for share in run.shares) <= run.time_s * 1.001
     causal = next(run for run in study.runs if run.configuration.mask == "causal")
-    purposes = {"softmax", "matmul", "copies", "mask", "dropout"}
+    purposes = {"softmax", "matmul", "copies", "mask", "dropout", "scale"}
     assert {share.purpose for share in causal.shares} == purposes
     standard = study.headlines[0]
-    # Q, K, V, O and the gradients of all four, in and out once each.
+    # Q, K, V and the gradients of all three, in and out once each; L2 keeps a little.
     tensor_bytes = 64 * 16 * 1024 * 64 * 2
     copied = standard.bytes_at["dram"] - standard.uncopied_bytes
-    assert copied == pytest.approx(8 * 2 * tensor_bytes, rel=0.02)
+    assert copied == pytest.approx(6 * 2 * tensor_bytes, rel=0.05)
+
+
+def test_what_was_fixed_is_within_its_bounds_or_nearly(study: Gpt2Study) -> None:
+    """Of standard's 44.5 GB, 40.8 are of scores: 38 bytes each, as many as its kernels ask for."""
+    standard, flash = study.headlines
+    scores = 64 * 16 * 1024**2
+    once = 64 * 16 * 1024 * 64 * 2
+    # And of Q, K, V, O and gradients: 12 in and out of products, 6 copies, 2 scaled.
+    assert standard.bytes_at["compulsory"] == 38 * scores + (12 + 2 * 6 + 2 * 2) * once
+    assert 0.10 < standard.dram_error < 0.11
+    assert abs(flash.dram_error) < 0.2
 
 
 def test_what_was_fixed_is_dropout_without_a_mask_and_every_other_is_shown(

@@ -192,6 +192,12 @@ def test_launches_are_those_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None
     ]
 
 
+def test_what_runs_can_be_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = launch("softmax_naive", S=(128, 0), P=(0, 64))
+    (fault,) = faults_of(monkeypatch, {**case(right), "tile": [2, 64]})
+    assert "it runs, and cannot be planned: tile 2x64: tile_m is 2" in fault
+
+
 @pytest.mark.parametrize("error", [0.6, float("nan")])
 def test_a_wrong_output_is_a_mismatch(monkeypatch: pytest.MonkeyPatch, error: float) -> None:
     right = launch("softmax_naive", S=(128, 0), P=(0, 64))

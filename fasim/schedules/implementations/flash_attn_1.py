@@ -4,6 +4,7 @@ Rows of 16 queries against 256 keys (128 for head_dim 128, or where there are no
 release has a block a head; 1.0.9 deals a head's rows to several blocks where that fills the GPU
 better, and takes backward by key tiles in parallel, with atomic additions to dQ, where that does.
 Warps lie along the keys: what they add up over them, O and dQ, passes through shared memory.
+Dropout changes no tile; there are no windows.
 """
 
 from __future__ import annotations
@@ -181,6 +182,7 @@ ENTRY = Entry(
     build=_build,
     check=_check,
     takes=("num_splits",),
+    features=("dropout",),
 )
 FIRST_RELEASE = Entry(
     name="flash-attn-0.1",
@@ -191,4 +193,5 @@ FIRST_RELEASE = Entry(
     build=_first_release,
     check=_check_first,
     takes=(),
+    features=("dropout",),
 )

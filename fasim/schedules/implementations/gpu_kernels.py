@@ -1,16 +1,23 @@
 """The kernels of `gpu_kernels`: flash2 forward and two-pass backward in Triton.
 
-The programs of Triton's tutorial. Tiles are the largest of some usual ones that Triton 3.9 compiles
+The programs of Triton's tutorial. Tiles are large ones among the usual that Triton 3.9 compiles
 without a spill, causal and not; no time was looked at.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
-from fasim.schedules.implementations.triton import Pick, Picks, check, plan_of
+from fasim.schedules.implementations.triton import (
+    Pick,
+    Picks,
+    buffers,
+    check,
+    matrix_unit,
+    plan_of,
+)
+from fasim.schedules.mapping import Mapping
 from fasim.schedules.plan import Entry, Options, Plan
 
 if TYPE_CHECKING:
@@ -22,7 +29,11 @@ SOURCE = "gpu_kernels/, as Triton 3.9 compiles them"
 PICKS = {
     "sm_80": (
         Picks(Pick(128, 64, 4, 3), Pick(32, 64, 4, 3), Pick(128, 32, 4, 3)),
-        Picks(Pick(128, 64, 8, 3), Pick(32, 64, 4, 3), Pick(128, 32, 8, 3)),
+        Picks(Pick(128, 64, 8, 3), Pick(16, 128, 8, 3), Pick(128, 32, 8, 3)),
+    ),
+    "sm_89": (
+        Picks(Pick(128, 64, 4, 3), Pick(32, 64, 4, 3), Pick(128, 32, 4, 3)),
+        Picks(Pick(128, 64, 8, 3), Pick(16, 128, 8, 3), Pick(128, 32, 8, 3)),
     ),
     "sm_90": (
         Picks(Pick(128, 128, 8, 3), Pick(64, 128, 8, 2), Pick(128, 64, 8, 2)),
@@ -38,23 +49,42 @@ DECODE = Pick(16, 64, 4, 3)
 
 
 def picks(architecture: str, head_dim: int) -> Picks:
-    """Of both directions; GPUs between Ampere and Hopper, and unknown ones, take Ampere's."""
-    narrow, wide = PICKS.get(architecture, PICKS["sm_80"])
+    """Of both directions; an architecture without tiles of its own takes those of sm_89."""
+    narrow, wide = PICKS.get(architecture, PICKS["sm_89"])
     return narrow if head_dim <= 64 else wide
 
 
-def buffers(stages: int, gpu: Gpu) -> int:
-    """Tiles in shared memory: without wgmma the tile being multiplied has left it for registers."""
-    return stages if "wgmma" in gpu.features else max(1, stages - 1)
+def decode_mapping(gpu: Gpu) -> Mapping:
+    """Of `decode` and `split_kv`: rows fill one fragment, and warps share columns.
+
+    Neither wgmma nor tcgen05 takes so few rows. P lies spread over the warps that PV needs it
+    from, and passes through shared memory.
+    """
+    ahead = buffers(gpu, DECODE.stages, from_shared=False)
+    return Mapping(
+        DECODE.warps,
+        buffers=(("Q", 1), ("K", ahead), ("V", ahead)),
+        warp_grid=(1, DECODE.warps),
+        sums_every_step=True,
+        source=SOURCE,
+    )
+
+
+def product_mapping(gpu: Gpu, planned: Mapping, warps: int, stages: int) -> Mapping:
+    """Of standard attention's products: the plan's tile and step, with the kernels' own warps."""
+    ahead = buffers(gpu, stages)
+    return Mapping(
+        warps,
+        matrix_unit=matrix_unit(gpu),
+        buffers=tuple((name, ahead) for name, _ in planned.buffers),
+        warp_grid=None if "wgmma" in gpu.features else (warps // 2, 2),
+        source=SOURCE,
+    )
 
 
 def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
     chosen = picks(gpu.architecture, problem.head_dim)
-    staged = (
-        replace(pick, stages=buffers(pick.stages, gpu))
-        for pick in (chosen.forward, chosen.keys, chosen.queries)
-    )
-    return plan_of("gpu-kernels", SOURCE, Picks(*staged), problem, gpu, options)
+    return plan_of("gpu-kernels", SOURCE, chosen, problem, gpu, options)
 
 
 ENTRY = Entry(

@@ -1,8 +1,9 @@
 """Megatron-LM's attention: two batched products around one fused scale, mask and softmax kernel.
 
 Products read Q, K and V as they lie in [seqlen, batch, heads, head_dim]; O is copied into place.
-Backward of the fused kernel reads P and dP once and writes dS over dP. The causal kernel passes
-over the hidden half of S, which is counted here as read.
+Dropout is PyTorch's, a kernel of its own behind the fused one. Backward of the fused kernel reads P
+and dP once and writes dS over dP. The causal kernel passes over the hidden half of S, which is
+counted here as read.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
-from fasim.schedules import standard_backward
 from fasim.schedules.chain import QUERY
+from fasim.schedules.dropout import after_dropout, dropout_gradient_kernels, dropout_kernels
+from fasim.schedules.gradients import key_gradients
 from fasim.schedules.implementations import cublas, pytorch
-from fasim.schedules.language import Kernel
+from fasim.schedules.language import Kernel, Tensor
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.plan import Entry, Options, Plan, chain_of, check_dtype, listed
 from fasim.schedules.standard import (
@@ -21,6 +23,12 @@ from fasim.schedules.standard import (
     probability_value_kernel,
     query_key_kernel,
     softmax_kernel,
+)
+from fasim.schedules.standard_backward import (
+    key_gradient_kernel,
+    probability_gradient_kernel,
+    query_gradient_kernel,
+    softmax_gradient_kernel,
 )
 
 if TYPE_CHECKING:
@@ -40,20 +48,36 @@ def softmax_block(seqlen_k: int) -> tuple[Mapping, int]:
 
 
 def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
-    """The chain: QKᵀ, scale-mask-softmax, PV, copy."""
+    """The chain: QKᵀ, scale-mask-softmax, [dropout], PV, copy."""
     mapping, rows = softmax_block(problem.seqlen_k)
     return (
         query_key_kernel(problem, gemm),
         softmax_kernel(problem, mapping, rows),
-        probability_value_kernel(problem, gemm, o="O_copy"),
+        *dropout_kernels(problem, pytorch.streaming(pytorch.DROPOUT, warps=4)),
+        probability_value_kernel(problem, gemm, o="O_copy", p=after_dropout(problem, "P")),
         pytorch.copy_kernel(problem, "O_copy", "O", QUERY),
     )
 
 
 def backward_kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
-    """The chain: dV, dP, scale-mask-softmax backward, dQ, dK: 14 bytes a score of two."""
+    """The chain: dV, dP, [dropout], scale-mask-softmax backward, dQ, dK, each scaled.
+
+    14 bytes a score of two, and 5 for dropout.
+    """
     mapping, rows = softmax_block(problem.seqlen_k)
-    return standard_backward.kernels(problem, gemm, mapping, rows)
+    dk, dv = key_gradients(problem)
+    unscaled = Tensor("dK_unscaled", dk.axes, problem.dtype)
+    p = after_dropout(problem, "P")
+    return (
+        key_gradient_kernel(problem, gemm, p, "dO", dv, 1.0, "value_gradient"),
+        probability_gradient_kernel(problem, gemm),
+        *dropout_gradient_kernels(problem, pytorch.streaming(pytorch.ELEMENTWISE, warps=4)),
+        softmax_gradient_kernel(problem, mapping, rows),
+        query_gradient_kernel(problem, gemm, dq="dQ_unscaled", scale=1.0),
+        pytorch.scale_kernel(problem, "dQ_unscaled", Tensor("dQ", QUERY, problem.dtype)),
+        key_gradient_kernel(problem, gemm, "dS", "Q", unscaled, 1.0, "key_gradient"),
+        pytorch.scale_kernel(problem, "dK_unscaled", dk),
+    )
 
 
 def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
@@ -86,4 +110,5 @@ ENTRY = Entry(
     needs="fp16 or bf16, no shared K/V heads; device memory as standard",
     build=_build,
     check=_check,
+    features=("dropout",),
 )

@@ -2,7 +2,9 @@
 
 The baseline of the FlashAttention-2 and -3 benchmarks (`attention_pytorch`): q, k and v are
 copied to [batch·heads, seqlen, head_dim], the scale is folded into the first product, a causal
-mask is added by a kernel of its own, O is copied back.
+mask is added by a kernel of its own. O is handed on as it lies, and dO comes the same way; dQ, dK
+and dV are stacked into the gradient of one packed tensor. Which kernels autograd runs was read off
+a trace of that function.
 """
 
 from __future__ import annotations
@@ -70,6 +72,13 @@ def softmax_block(seqlen_k: int) -> tuple[int, int]:
     return 8, 1  # cunn_SoftMaxForward: a row a block
 
 
+def softmax_mapping(seqlen_k: int) -> tuple[Mapping, int]:
+    """Mapping and rows of a block of the softmax kernel, or of its backward."""
+    warps, rows = softmax_block(seqlen_k)
+    instructions = SOFTMAX_SHORT if seqlen_k <= SHORT_ROW else SOFTMAX_LONG
+    return streaming(instructions, warps), rows
+
+
 def _copy_program(source: str, target: str, axis: str) -> Callable[[Block, Attention], None]:
     def copy(block: Block, _: Attention) -> None:
         rows = block.rows(axis)
@@ -90,6 +99,27 @@ def copy_kernel(problem: Attention, source: str, target: str, axes: tuple[str, .
         tiles={axis: ROWS_PER_COPY_BLOCK},
         tensors=(Tensor(source, axes, problem.dtype), Tensor(target, axes, problem.dtype)),
         mapping=streaming(STRIDED_COPY, warps=4),
+    )
+
+
+def scale_kernel(problem: Attention, source: str, target: Tensor) -> Kernel:
+    """read one tensor; write it scaled: what is folded into a product forward is not backward."""
+    _, heads, *_, axis, _ = target.axes
+
+    def scale(block: Block, problem: Attention) -> None:
+        rows = block.rows(axis)
+        values = block.load(source, rows).to("fp32") * problem.scale
+        block.store(target.name, values.to(problem.dtype), rows)
+
+    return Kernel(
+        name=f"scale_{source}",
+        program=scale,
+        problem=problem,
+        grid=(axis, "head" if "group" in target.axes else heads, "batch"),
+        lengths=axes_of(problem),
+        tiles={axis: ROWS_PER_COPY_BLOCK},
+        tensors=(Tensor(source, target.axes, problem.dtype), target),
+        mapping=streaming(ELEMENTWISE, warps=4),
     )
 
 
@@ -119,10 +149,8 @@ def add_mask_kernel(problem: Attention) -> Kernel:
 
 
 def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
-    """The chain: copies, QKᵀ, [mask], softmax, [dropout], PV, copy."""
-    warps, rows_per_block = softmax_block(problem.seqlen_k)
-    instructions = SOFTMAX_SHORT if problem.seqlen_k <= SHORT_ROW else SOFTMAX_LONG
-    softmax = streaming(instructions, warps)
+    """The chain: copies, QKᵀ, [mask], softmax, [dropout], PV."""
+    softmax, rows_per_block = softmax_mapping(problem.seqlen_k)
     masked = (add_mask_kernel(problem),) if problem.masked else ()
     scores = "S_masked" if problem.masked else "S"
     return (
@@ -133,17 +161,16 @@ def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
         *masked,
         softmax_kernel(problem, softmax, rows_per_block, scores, masks=False),
         *dropout_kernels(problem, streaming(DROPOUT, warps=4)),
-        probability_value_kernel(problem, gemm, "V_copy", "O_copy", after_dropout(problem, "P")),
-        copy_kernel(problem, "O_copy", "O", QUERY),
+        probability_value_kernel(problem, gemm, "V_copy", p=after_dropout(problem, "P")),
     )
 
 
 def backward_kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
-    """The chain: a copy of dO, dV, dP, [dropout], grad·output, dS, dQ, dK, copies or group sums."""
-    warps, rows_per_block = softmax_block(problem.seqlen_k)
-    instructions = SOFTMAX_SHORT if problem.seqlen_k <= SHORT_ROW else SOFTMAX_LONG
-    softmax = streaming(instructions, warps)
+    """The chain: dV, dP, [dropout], grad·output, dS, dQ, dK, scales, copies or group sums."""
+    softmax, rows_per_block = softmax_mapping(problem.seqlen_k)
     dk, dv = key_gradients(problem, "dK_copy", "dV_copy")
+    unscaled = Tensor("dK_unscaled", dk.axes, problem.dtype)
+    dq = Tensor("dQ_copy", QUERY, problem.dtype)
     p = after_dropout(problem, "P")
     into_place = (
         (copy_kernel(problem, "dK_copy", "dK", KEY), copy_kernel(problem, "dV_copy", "dV", KEY))
@@ -151,14 +178,15 @@ def backward_kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
         else group_sums(problem)
     )
     return (
-        copy_kernel(problem, "dO", "dO_copy", QUERY),
-        key_gradient_kernel(problem, gemm, p, "dO_copy", dv, 1.0, "value_gradient"),
-        probability_gradient_kernel(problem, gemm, "dO_copy", "V_copy"),
+        key_gradient_kernel(problem, gemm, p, "dO", dv, 1.0, "value_gradient"),
+        probability_gradient_kernel(problem, gemm, v="V_copy"),
         *dropout_gradient_kernels(problem, streaming(ELEMENTWISE, warps=4)),
         product_kernel(problem, streaming(ELEMENTWISE, warps=4)),
         softmax_gradient_kernel(problem, softmax, rows_per_block),
-        query_gradient_kernel(problem, gemm, "K_copy", "dQ_copy"),
-        key_gradient_kernel(problem, gemm, "dS", "Q_copy", dk, problem.scale, "key_gradient"),
+        query_gradient_kernel(problem, gemm, "K_copy", "dQ_unscaled", scale=1.0),
+        scale_kernel(problem, "dQ_unscaled", dq),
+        key_gradient_kernel(problem, gemm, "dS", "Q_copy", unscaled, 1.0, "key_gradient"),
+        scale_kernel(problem, "dK_unscaled", dk),
         copy_kernel(problem, "dQ_copy", "dQ", QUERY),
         *into_place,
     )

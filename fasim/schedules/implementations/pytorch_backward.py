@@ -1,8 +1,7 @@
 """Eager PyTorch, backward: what autograd runs for the chain of `pytorch.py`.
 
-dO is copied to [batch·heads, seqlen, head_dim] and the gradients back; softmax backward is two
-kernels, grad·output and the rest: 20 bytes a score of two bytes. The mask is added, so its
-backward is nothing.
+Softmax backward is two kernels, grad·output and the rest: 20 bytes a score of two bytes. The mask
+is added, so its backward is nothing.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fasim.problem import Attention
 from fasim.schedules import flash2, two_pass
 from fasim.schedules.language import Kernel
-from fasim.schedules.mapping import Mapping
+from fasim.schedules.mapping import Mapping, MatrixUnit
 from fasim.schedules.plan import (
     Entry,
     Options,
@@ -35,12 +35,22 @@ HEAD_DIMS = (16, 32, 64, 128)
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """Rows of Q and of K/V that a block takes at a time, its warps, stages of its loop."""
+    """Rows of Q and of K/V that a block takes at a time, its warps, stages of its loop.
+
+    Attributes:
+        plain_loads: tensors whose tiles the compiler does not fetch ahead, whatever the stages.
+    """
 
     tile_m: int
     tile_n: int
     warps: int
     stages: int
+    plain_loads: tuple[str, ...] = ()
+
+    def buffered(self, tensor: str, gpu: Gpu, products: int) -> tuple[str, int]:
+        """A tensor whose tiles come step by step, `products` taking each, and its buffers."""
+        plain = tensor in self.plain_loads
+        return tensor, 1 if plain else buffers(gpu, self.stages, products=products)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +62,10 @@ class Picks:
     queries: Pick
 
 
-# Backward, at every head dimension: 128 rows a block owns, 32 it takes a step.
-KEYS, QUERIES = Pick(32, 128, 4, 5), Pick(128, 32, 4, 5)
+# Backward, at every head dimension: 128 rows a block owns, 32 it takes a step. Tiles taken twice,
+# once transposed, are not fetched ahead (compiled with Triton 2.1.0).
+KEYS = Pick(32, 128, 4, 5, plain_loads=("Q", "dO"))
+QUERIES = Pick(128, 32, 4, 5, plain_loads=("K",))
 
 
 def picks(architecture: str, head_dim: int) -> Picks:
@@ -65,26 +77,53 @@ def picks(architecture: str, head_dim: int) -> Picks:
     return Picks(Pick(128, tile_n, warps, stages), KEYS, QUERIES)
 
 
-def forward_mapping(gpu: Gpu, warps: int, stages: int, source: str) -> Mapping:
-    """Q stays in shared memory; K and V come `stages` steps ahead; P stays in registers.
+def buffers(gpu: Gpu, stages: int, *, products: int = 1, from_shared: bool = True) -> int:
+    """Tiles that a pipelined load keeps in shared memory.
 
-    On Hopper the compiler multiplies by wgmma; tiles still come by cp.async.
+    One a stage where the tensor cores read them there while the next comes; one fewer for
+    mma.sync, which has its operands in registers by then; one more for tcgen05, whose products
+    run on into the next step, if two of them take the tile. So Triton 3.9 allocates them (TTGIR).
+
+    Args:
+        products: that take the tile.
+        from_shared: whether the tile's rows are enough for wgmma and tcgen05.
     """
+    if from_shared and "tcgen05" in gpu.features:
+        return stages + products - 1
+    return stages if from_shared and "wgmma" in gpu.features else max(1, stages - 1)
+
+
+def matrix_unit(gpu: Gpu) -> MatrixUnit:
+    """What the compiler multiplies by: wgmma where there is any."""
+    return "wgmma" if "wgmma" in gpu.features else "mma.sync"
+
+
+def forward_mapping(gpu: Gpu, pick: Pick, source: str) -> Mapping:
+    """Q stays in shared memory; K and V come ahead; P stays in registers.
+
+    On Hopper the compiler multiplies by wgmma; tiles still come by cp.async. `tl.sum` gives the
+    whole sum of a row, in every step.
+    """
+    ahead = buffers(gpu, pick.stages)
     return Mapping(
-        warps,
-        matrix_unit="wgmma" if "wgmma" in gpu.features else "mma.sync",
-        buffers=(("Q", 1), ("K", stages), ("V", stages)),
+        pick.warps,
+        matrix_unit=matrix_unit(gpu),
+        buffers=(("Q", 1), ("K", ahead), ("V", ahead)),
         operands_in_registers=("O",),
+        sums_every_step=True,
         source=source,
     )
 
 
-def key_mapping(pick: Pick, source: str) -> Mapping:
+def key_mapping(gpu: Gpu, pick: Pick, source: str) -> Mapping:
     """dK and dV: Sᵀ and dPᵀ are computed, so that warps own rows of K/V throughout."""
-    rows_of_keys = (pick.warps, 1)
+    unit, rows_of_keys = matrix_unit(gpu), (pick.warps, 1)
     return Mapping(
         pick.warps,
-        buffers=(("K", 1), ("V", 1), ("Q", pick.stages), ("dO", pick.stages)),
+        matrix_unit=unit,
+        buffers=(("K", 1), ("V", 1), pick.buffered("Q", gpu, 2), pick.buffered("dO", gpu, 2)),
+        plain_loads=pick.plain_loads,
+        transposed_matmuls=("S", "dP") if unit == "wgmma" else (),
         operands_in_registers=("dV", "dK"),
         warp_grid=(1, pick.warps),
         warp_grids=(("dV", rows_of_keys), ("dK", rows_of_keys)),
@@ -92,11 +131,13 @@ def key_mapping(pick: Pick, source: str) -> Mapping:
     )
 
 
-def query_mapping(pick: Pick, source: str) -> Mapping:
+def query_mapping(gpu: Gpu, pick: Pick, source: str) -> Mapping:
     """dQ: warps own rows of Q."""
     return Mapping(
         pick.warps,
-        buffers=(("Q", 1), ("dO", 1), ("K", pick.stages), ("V", pick.stages)),
+        matrix_unit=matrix_unit(gpu),
+        buffers=(("Q", 1), ("dO", 1), pick.buffered("K", gpu, 2), pick.buffered("V", gpu, 1)),
+        plain_loads=pick.plain_loads,
         operands_in_registers=("dQ",),
         source=source,
     )
@@ -115,7 +156,7 @@ def plan_of(
         queries = replace(queries, tile_m=tile_m, tile_n=tile_n)
 
     def forward() -> tuple[Kernel, ...]:
-        mapping = forward_mapping(gpu, first.warps, first.stages, source)
+        mapping = forward_mapping(gpu, first, source)
         tiling = Tiling(first.tile_m, first.tile_n)
         (kernel,) = flash2.kernels(problem, tiling, mapping)
         return (replace(kernel, grid=("q", "head", "batch")),)
@@ -124,9 +165,9 @@ def plan_of(
         return two_pass.kernels(
             problem,
             Tiling(keys.tile_m, keys.tile_n),
-            key_mapping(keys, source),
+            key_mapping(gpu, keys, source),
             Tiling(queries.tile_m, queries.tile_n),
-            query_mapping(queries, source),
+            query_mapping(gpu, queries, source),
         )
 
     chain = chain_of(problem, forward, backward)

@@ -53,6 +53,7 @@ class LoopBody:
         count = len(passes) // 2 ** len(path)
         before, self.ops = passes[-2 * count : -count], passes[-count:]
         self.carried = {was.index: op for was, op in zip(before, self.ops, strict=True)}
+        self._inside = {op.index for op in self.ops}
         self._delayed = [
             op for op in self.ops if op.kind == "matmul" and op.name in self.mapping.delayed
         ]
@@ -156,10 +157,41 @@ class LoopBody:
         """Whether this is a load into shared memory."""
         return op.kind == "load" and self.mapping.buffer_count(op.name) > 0
 
+    def streamed_operands(self, product: Op) -> list[Op]:
+        """The operands of a product that it loads in pieces, for itself alone."""
+        if not self.mapping.product_step:
+            return []
+        sources = self.sources(product)[:2]
+        return [op for op in sources if op.kind == "load" and op.index in self._inside]
+
+    def is_streamed(self, op: Op) -> bool:
+        """Whether this is a load that a product takes in pieces."""
+        users = [user for user in self.used(op) if user.kind == "matmul"]
+        return any(op in self.streamed_operands(user) for user in users)
+
     def is_table(self, op: Op) -> bool:
         """Whether a load brings nothing but entries of a table, which tell where others lie."""
         kinds = {user.kind for user in self.used(op)}
         return op.kind == "load" and kinds == {"load"}
+
+    def lies_elsewhere(self, source: Op, op: Op) -> bool:
+        """Whether other lanes hold a value than those that compute `op` with it.
+
+        It comes of a product whose result lies transposed, and meets one that does not.
+        """
+        apart = set(self.mapping.lies_transposed)
+        if not apart or not apart & self._products(source):
+            return False
+        others = [other for other in self.sources(op) if other is not source]
+        return any(self._products(other) - apart for other in others)
+
+    def _products(self, op: Op) -> set[str]:
+        """The products that a tile of this iteration is computed from, element by element."""
+        if op.kind == "matmul":
+            return {op.name}
+        if op.index not in self._inside or not is_elementwise(op):
+            return set()
+        return set().union(*(self._products(source) for source in self.sources(op)))
 
     def is_staged(self, op: Op) -> bool:
         """Whether a computed tile passes through shared memory into a product."""

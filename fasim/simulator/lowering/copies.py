@@ -8,12 +8,15 @@ from fasim.hardware.gpu import LDMATRIX_BYTES, WARP
 from fasim.schedules.record import Op
 from fasim.simulator.lowering.body import LoopBody
 from fasim.simulator.lowering.emitter import Emitter
-from fasim.simulator.lowering.instructions import ADDRESS_INSTRUCTIONS, COPY_BYTES
+from fasim.simulator.lowering.instructions import ADDRESS_INSTRUCTIONS
 from fasim.simulator.stream import Item
 
 # Arriving tiles are written into shared memory in pieces as large as a warp reads (ldmatrix.x4),
 # so that both take turns as they do in the memory's queue.
 ARRIVING_BYTES = LDMATRIX_BYTES
+# cp.async copies 4, 8 or 16 bytes (PTX ISA). Narrower, a copy is a load and a store.
+LEAST_ASYNC_BYTES = 4
+BANK_BYTES = 4  # of shared memory: a thread that stores fewer takes one all the same
 
 
 class Copies:
@@ -22,7 +25,8 @@ class Copies:
     A tensor with buffers in shared memory is fetched ahead: the block waits for its tile at a
     *point*, and issues the next copy at the first point after the last use of the tile, where
     its buffer is free; an only buffer, if no other tile is waited for first, behind a barrier
-    right after that use. A tensor without buffers comes straight into registers.
+    right after that use. A plain load comes into registers, and at the point goes on into its
+    buffer, between two barriers. A tensor without buffers comes straight into registers.
 
     Attributes:
         loaded_bytes: what the loads bring for the whole block.
@@ -30,11 +34,17 @@ class Copies:
 
     def __init__(self, body: LoopBody, emitter: Emitter) -> None:
         self.body, self.emitter, self.mapping = body, emitter, body.mapping
-        self.buffered = [op for op in body.ops if body.is_buffered(op)]
+        self.buffered = [op for op in body.ops if body.is_buffered(op) and not body.is_streamed(op)]
+        self.ahead = [op for op in self.buffered if op.name not in self.mapping.plain_loads]
         self.points: dict[int, list[Op]] = {}  # position in the body → loads waited for there
         for load in self.buffered:
             self.points.setdefault(self._wait_point(load), []).append(load)
-        self.issue_points = {self._issue_point(load)[0] for load in self.buffered}
+        named = dict(self.mapping.wait_before)
+        self.direct: dict[int, list[Op]] = {}  # the same of loads into registers, where named
+        for load in body.ops:
+            if load.kind == "load" and load.name in named and not body.is_buffered(load):
+                self.direct.setdefault(self._wait_point(load), []).append(load)
+        self.issue_points = {self._issue_point(load)[0] for load in self.ahead}
         self.waits: dict[int, int] = {}  # load → item that waits for it
         self.copies: dict[int, int] = {}  # load → item of its copy
         self.arriving: list[str] = []  # tensors of the pieces on their way
@@ -43,21 +53,58 @@ class Copies:
 
     def waits_at(self, position: int) -> bool:
         """Whether the block waits for a tile before this operation."""
-        return position in self.points or position in self.issue_points
+        return any(position in at for at in (self.points, self.issue_points, self.direct))
 
-    def arrive(self, position: int) -> None:
-        """Waits for the loads of this point, joins the block, issues what has room now."""
-        if not self.waits_at(position):
-            return
-        for load in self.points.get(position, ()):
-            wait = self.emitter.append(Item("wait", 1, 0, cause="l2", name=f"wait {load.name}"))
-            self.waits[load.index] = wait
-            self.emitter.made(load.index, [wait])
+    def is_ahead(self, load: Op) -> bool:
+        """Whether a load is fetched ahead, into its buffer."""
+        return load in self.ahead
+
+    def fetches(self, load: Op) -> bool:
+        """Whether a tile comes into shared memory by copies, whole or in pieces."""
+        return self.is_ahead(load) or self.body.is_streamed(load)
+
+    def arrive(self, position: int) -> bool:
+        """Waits for the loads of this point, joins the block, issues what has room now.
+
+        Returns:
+            Whether what the block has stored before, too, is visible to it from here.
+        """
+        for load in self.direct.get(position, ()):
+            needs = tuple((item, 0) for item in self.emitter.after((load.index,)))
+            self.emitter.append(
+                Item("wait", 1, 0, needs=needs, cause="l2", name=f"wait {load.name}")
+            )
+        if position not in self.points and position not in self.issue_points:
+            return False
+        arrived = self.points.get(position, [])
+        for load in arrived:
+            if self.is_ahead(load):
+                wait = self.emitter.append(Item("wait", 1, 0, cause="l2", name=f"wait {load.name}"))
+                self.waits[load.index] = wait
+                self.emitter.made(load.index, [wait])
         if self.mapping.copy_unit != "tma":  # TMA signals a barrier in shared memory instead
             self.emitter.append(Item("barrier", 1, 0))
-        for load in self.buffered:
+        plain = [load for load in arrived if not self.is_ahead(load)]
+        if plain:
+            self._fill_buffers(plain)
+        for load in self.ahead:
             if not self.mapping.producer_warps and self._issue_point(load)[0] == position:
                 self._copy(load)
+        return bool(plain)
+
+    def _fill_buffers(self, loads: list[Op]) -> None:
+        """Stores tiles from registers, and joins the block behind that."""
+        for load in loads:
+            moved = self.body.warp_bytes(load)
+            stored = self.emitter.shared_memory(
+                moved,
+                moved / (WARP * self.mapping.copy_bytes),
+                needs=self.emitter.after((load.index,)),
+                name=f"fill {load.name}",
+            )
+            self.emitter.made(load.index, [stored])
+        needs = tuple((n, 0) for n in self.emitter.after(load.index for load in loads))
+        self.emitter.append(Item("barrier", 1, 0, needs=needs))
 
     def refill(self, position: int) -> None:
         """Lets producers refill the only buffers that the block is done with after an operation.
@@ -69,7 +116,7 @@ class Copies:
             return
         ops = self.body.ops
         taken = [i for i, op in enumerate(ops) if op.index in ops[position].inputs]
-        for load in self.buffered:
+        for load in self.ahead:
             last = max(i for i, op in enumerate(ops) if load.index in op.inputs)
             done = any(last <= i and self.body.asynchronous(ops[i]) for i in taken)
             only = self.mapping.buffer_count(load.name) == 1
@@ -79,8 +126,13 @@ class Copies:
 
     def fill(self, pieces: int) -> None:
         """Writes the next pieces that arrive into shared memory."""
+        stores = 1.0  # what cp.async and TMA bring needs no instructions of its own
+        if self.mapping.copy_bytes < LEAST_ASYNC_BYTES:
+            stores = ARRIVING_BYTES / (WARP * BANK_BYTES)
         for tensor in self.arriving[:pieces]:
-            self.emitter.shared_memory(ARRIVING_BYTES, asynchronous=True, name=f"fill {tensor}")
+            self.emitter.shared_memory(
+                ARRIVING_BYTES, stores, asynchronous=True, name=f"fill {tensor}"
+            )
         del self.arriving[:pieces]
 
     def fill_share(self, remaining: int) -> None:
@@ -107,11 +159,11 @@ class Copies:
         refill at the end what they have not before: by then the products that read it are done.
         """
         if self.mapping.producer_warps:
-            for load in self.buffered:
+            for load in self.ahead:
                 if load.index not in self.refilled:
                     self._copy(load)
         self.fill(len(self.arriving))
-        for load in self.buffered:
+        for load in self.ahead:
             wait, copy = self.waits[load.index], self.copies[load.index]
             same_iteration = bool(self.mapping.producer_warps) or self._issue_point(load)[1]
             back = self.mapping.buffer_count(load.name) - (0 if same_iteration else 1)
@@ -153,14 +205,19 @@ class Copies:
         return entries
 
     def _copy(self, load: Op) -> None:
-        """Issues a tile's next copy: through the L2 port, then into shared memory."""
-        self.loaded_bytes += self.body.tile_bytes(load)
-        moved = self.body.warp_bytes(load)
+        """Issues a tile's next copy."""
+        self.copies[load.index] = self.issue(load)
+
+    def issue(self, load: Op, parts: int = 1) -> int:
+        """Issues the copy of one of a tile's parts: through the L2 port, into shared memory."""
+        self.loaded_bytes += self.body.tile_bytes(load) // parts
+        moved = self.body.warp_bytes(load) / parts
         count = 1  # TMA: one thread asks for the whole tile
         if self.mapping.copy_unit == "cp.async":
-            count = max(1, round(moved / (WARP * COPY_BYTES)))
-            addresses = ADDRESS_INSTRUCTIONS * count
-            self.emitter.arithmetic("alu", addresses, name=f"address {load.name}")
+            count = max(1, round(moved / (WARP * self.mapping.copy_bytes)))
+            if self.mapping.overhead is None:
+                addresses = ADDRESS_INSTRUCTIONS * count
+                self.emitter.arithmetic("alu", addresses, name=f"address {load.name}")
         # A cluster's blocks fetch a share each, and every one gets the whole tile.
         copy = self.emitter.l2(
             "copy",
@@ -170,8 +227,9 @@ class Copies:
             tensor=load.name,
             name=f"copy {load.name}",
         )
-        self.copies[load.index] = copy
         # What arrives is written into shared memory while the next product runs; a tile that is
         # transposed there is read and written once more.
         passes = 3 if load.name in self.mapping.transposed else 1
+        passes *= max(1, BANK_BYTES // self.mapping.copy_bytes)
         self.arriving += [load.name] * max(1, round(passes * moved / ARRIVING_BYTES))
+        return copy

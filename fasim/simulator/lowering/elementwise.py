@@ -5,7 +5,7 @@ from __future__ import annotations
 from fasim.schedules.record import Op
 from fasim.simulator.lowering.body import LoopBody
 from fasim.simulator.lowering.emitter import Emitter
-from fasim.simulator.lowering.exchange import SHUFFLE_BYTES, exchange_rows
+from fasim.simulator.lowering.exchange import SHUFFLE_BYTES, combine_quad, exchange_rows
 from fasim.simulator.lowering.instructions import REDUCTIONS, SFU_OPS, Arithmetic
 
 # Elements of a fused run a warp has in flight: further ahead, in-order exp2 holds up the
@@ -14,7 +14,6 @@ INTERLEAVE = 2
 # Groups a run is cut into at most. Items then stand for several instructions, and a stream of a
 # few hundred items is simulated in milliseconds.
 RUN_GROUPS = 24
-QUAD_SHUFFLES = 2  # four threads share a row: two exchanges combine their partial results
 
 
 class Elementwise:
@@ -26,6 +25,7 @@ class Elementwise:
     def __init__(self, body: LoopBody, emitter: Emitter) -> None:
         self.body, self.emitter = body, emitter
         self._fetched: set[int] = set()  # buffered loads that are in registers
+        self._read: dict[tuple[int, int], int] = {}  # operation and group → what is read back
 
     def emit(self, pending: list[Op]) -> None:
         """Emits operations that follow each other, each run as long as it can be.
@@ -81,6 +81,8 @@ class Elementwise:
         at_once, behind = run, list[Op]()
         if groups > 1:
             at_once, behind = run[: first_sfu + 1], run[first_sfu + 1 :]
+        for op in run:
+            self._read_back(op, groups)
         for group in range(groups + 1):
             if group < groups:
                 for op in at_once + beside:
@@ -118,6 +120,9 @@ class Elementwise:
         if count == 0:
             return
         needs = self._needs(op, group, parts)
+        if (op.index, group) in self._read:  # it was rounded to an operand
+            read = self._read[op.index, group]
+            needs = [*needs, self.emitter.arithmetic("fp32", count, needs=[read], name="widen")]
         if self.body.is_guarded(op):
             needs = self._halve(count, needs)
         asynchronous = pipe == "sfu" and count > 1
@@ -131,6 +136,19 @@ class Elementwise:
                 self.emitter.require_earlier(item, earlier.index)
         if groups == 1:
             self._square(op, group, parts)
+
+    def _read_back(self, op: Op, groups: int) -> None:
+        """Loads what other lanes have stored as an operand, an element at a time, ahead of use."""
+        for source in self.body.sources(op):
+            if not self.body.lies_elsewhere(source, op):
+                continue
+            total = round(self.body.per_thread(self.body.wide(op)))
+            needs = self.emitter.after((source.index,))
+            for group in range(groups):
+                count = total * (group + 1) // groups - total * group // groups
+                self._read[op.index, group] = self.emitter.shared_memory(
+                    count * SHUFFLE_BYTES, count, needs=needs, name="read back"
+                )
 
     def _halve(self, count: int, needs: list[int]) -> list[int]:
         """What goes before an exp2 that keeps denormals: a comparison, a predicated product."""
@@ -164,20 +182,18 @@ class Elementwise:
     def _combine_rows(self, op: Op) -> None:
         """A row's partial results are combined across the quad, and the warps, that share it.
 
-        A sum that is only carried on needs none until the end.
+        A sum that is only carried on needs none until the end, unless the mapping says otherwise.
         """
-        if op.kind == "row_sum" and self._only_carried(op):
+        waits = not self.body.mapping.sums_every_step
+        if waits and op.kind == "row_sum" and self._only_carried(op):
             return
         values = self.body.per_thread(op.shape)
         pipe: Arithmetic = "alu" if op.kind == "row_max" else "fp32"
         last = self.emitter.after((op.index,))
-        for _ in range(QUAD_SHUFFLES):
-            exchanged = values * SHUFFLE_BYTES
-            shuffle = self.emitter.shared_memory(exchanged, values, needs=last, name="shuffle")
-            last = [self.emitter.arithmetic(pipe, values, needs=[shuffle], name=op.kind)]
+        last = combine_quad(self.emitter, values, pipe, last, op.kind)
         warps = self.body.warps_across(self.body.sources(op)[0])
         if warps > 1:
-            last = [exchange_rows(self.emitter, values, warps, pipe, last)]
+            last = exchange_rows(self.emitter, values, warps, pipe, last)
         self.emitter.made(op.index, last)
 
     def _only_carried(self, op: Op) -> bool:

@@ -106,6 +106,7 @@ class Emitter:
         count: int | None = None,
         needs: Sequence[int] = (),
         write: bool = False,
+        visible: bool = False,
         tensor: str = "",
         name: str,
     ) -> int:
@@ -113,9 +114,11 @@ class Emitter:
 
         Args:
             count: instructions; by default as many as move 16 bytes a thread.
+            visible: for a write, whether its result is when others see it.
             tensor: what is loaded, if it may come from beyond L2.
         """
         l2 = self.gpu.l2
+        late = round(self.body.late_cycles.get(tensor, 0.0))
         rate = l2.write_bytes_per_clock_per_sm if write else l2.read_bytes_per_clock_per_sm
         if count is None:
             count = max(1, round(moved_bytes / (WARP * COPY_BYTES)))
@@ -124,7 +127,7 @@ class Emitter:
                 pipe,
                 count,
                 max(1, round(moved_bytes / (rate / self.gpu.sm.schedulers))),
-                0 if write else l2.latency_cycles + round(self.body.late_cycles.get(tensor, 0.0)),
+                0 if write and not visible else l2.latency_cycles + late,
                 _now(needs),
                 asynchronous=True,
                 cause="l2",

@@ -16,16 +16,36 @@ from fasim.simulator.stream import Item
 # (CUDA C++ Programming Guide, table of arithmetic throughput, quoted from memory: another
 # account gives half that rate).
 SHUFFLE_BYTES = 4 * WARP
+QUAD = 4  # threads that share a row of an accumulator
+QUAD_SHUFFLES = 2  # exchanges that combine what they have of it
 # An accumulator's two neighbours in a row leave together (STS.64); a thread reads back four
 # (LDS.128).
 PARTIAL_STORE_BYTES = 8
 PARTIAL_BYTES = 4  # FP32
 
 
+def combine_quad(
+    emitter: Emitter, values: float, pipe: Arithmetic, needs: list[int], name: str
+) -> list[int]:
+    """Combines each row's values over the four lanes that share it: two exchanges.
+
+    Args:
+        values: rows of a thread.
+        pipe: combines two values.
+    """
+    for _ in range(QUAD_SHUFFLES):
+        exchanged = values * SHUFFLE_BYTES
+        shuffle = emitter.shared_memory(exchanged, values, needs=needs, name="shuffle")
+        needs = [emitter.arithmetic(pipe, values, needs=[shuffle], name=name)]
+    return needs
+
+
 def exchange_rows(
     emitter: Emitter, values: float, warps: int, pipe: Arithmetic, needs: list[int]
-) -> int:
-    """Combines each row's value over the warps that share it; returns the item that has it.
+) -> list[int]:
+    """Combines each row's value over the warps that share it.
+
+    The lanes of a quad read a warp's value each, and combine them as they did their own.
 
     Args:
         values: rows of a thread.
@@ -34,10 +54,15 @@ def exchange_rows(
     """
     stored = emitter.shared_memory(values * SHUFFLE_BYTES, values, needs=needs, name="row store")
     joined = emitter.append(Item("barrier", 1, 0, needs=((stored, 0),)))
-    # A row's values of four warps are one load; every lane of a quad reads the same.
-    loads = values * -(-warps * PARTIAL_BYTES // COPY_BYTES)
-    loaded = emitter.shared_memory(loads * SHUFFLE_BYTES, loads, needs=[joined], name="row load")
-    return emitter.arithmetic(pipe, values * (warps - 1), needs=[loaded], name="row combine")
+    each = -(-warps // QUAD)
+    loaded = emitter.shared_memory(
+        values * each * SHUFFLE_BYTES, values * each, needs=[joined], name="row load"
+    )
+    last = [loaded]
+    if each > 1:
+        combined = values * (each - 1)
+        last = [emitter.arithmetic(pipe, combined, needs=last, name="row combine")]
+    return combine_quad(emitter, values, pipe, last, "row combine")
 
 
 def add_partials(emitter: Emitter, elements: int, warps: int, needs: list[int]) -> int:

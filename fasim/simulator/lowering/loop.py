@@ -13,9 +13,8 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from fasim.hardware.gpu import WARP
-from fasim.readings.local_memory import REGISTER_BYTES
 from fasim.schedules.record import Op, Record
-from fasim.schedules.residency import block_use
+from fasim.schedules.residency import REGISTER_BYTES, block_use, spills_fit_l1
 from fasim.simulator.lowering.body import LoopBody
 from fasim.simulator.lowering.copies import Copies
 from fasim.simulator.lowering.elementwise import Elementwise
@@ -25,6 +24,8 @@ from fasim.simulator.lowering.instructions import (
     is_elementwise,
     is_rare,
 )
+from fasim.simulator.lowering.locks import Locks
+from fasim.simulator.lowering.pieces import Pieces
 from fasim.simulator.lowering.products import Products
 from fasim.simulator.lowering.staging import Staging
 from fasim.simulator.lowering.turns import Turn
@@ -64,7 +65,8 @@ def lower(
     Args:
         late_cycles: of each tensor, by how much a load takes longer than one that hits L2.
     """
-    plain, loaded_bytes = _streams(LoopBody(record, gpu, path, late_cycles, masked=False))
+    always = record.kernel.mapping.masks_every_tile
+    plain, loaded_bytes = _streams(LoopBody(record, gpu, path, late_cycles, masked=always))
     masked, _ = _streams(LoopBody(record, gpu, path, late_cycles, masked=True))
     return LoopStream(plain, masked, loaded_bytes)
 
@@ -89,7 +91,9 @@ def _items(body: LoopBody, turn: Turn | None) -> tuple[tuple[Item, ...], int]:
     emitter = Emitter(body)
     begins, ends = _turn_positions(body) if turn else (-1, -1)
     copies = Copies(body, emitter)
-    products = Products(body, emitter, copies)
+    pieces = Pieces(body, emitter, copies)
+    products = Products(body, emitter, copies, pieces)
+    locks = Locks(body, emitter)
     elementwise = Elementwise(body, emitter)
     staging = Staging(body, emitter)
     pending: list[Op] = []  # elementwise operations, kept until something else comes
@@ -100,18 +104,27 @@ def _items(body: LoopBody, turn: Turn | None) -> tuple[tuple[Item, ...], int]:
             pending = []
         if turn and position == begins:
             emitter.append(turn.wait())
-        copies.arrive(position)
+        if copies.arrive(position):
+            staging.behind_barrier = True
         if is_elementwise(op):
             pending.append(op)
         elif op.kind == "matmul":
+            products.set_up()
             staging.join(op)
-            products.emit(op)
+            pieces.begin(op)
+            products.emit(op, locks.take(op))
+            pieces.end(op)
         elif op.kind == "store" and not is_rare(op):
+            for tensor, ways in body.mapping.rearranged:
+                if tensor == op.name:
+                    staging.rearrange(op, ways)
             copies.store(op)
+        elif locks.is_locked(op):
+            locks.give(op)
         elif op.kind == "reduce":
             staging.reduce(op)
             copies.refill(position)
-        elif op.kind == "load" and not (is_rare(op) or body.is_buffered(op) or body.is_table(op)):
+        elif op.kind == "load" and not (is_rare(op) or body.is_table(op) or copies.fetches(op)):
             copies.load(op)
         if turn and position == ends:
             emitter.append(turn.pass_on())
@@ -119,14 +132,29 @@ def _items(body: LoopBody, turn: Turn | None) -> tuple[tuple[Item, ...], int]:
     staging.store(pending)
     products.drain()
     copies.arrive(len(body.ops))
-    spilled = block_use(body.record).spilled_in_loop
-    if spilled:  # out and in again, through L1, which shares its data path with shared memory
-        warp_bytes = 2 * spilled * WARP * REGISTER_BYTES
-        emitter.shared_memory(warp_bytes, 2 * spilled, name="spill")
+    _spill(body, emitter)
+    pieces.finish()
     copies.finish()
     emitter.finish()
-    emitter.arithmetic("alu", LOOP_INSTRUCTIONS, name="loop")
+    if body.mapping.overhead is None:
+        emitter.arithmetic("alu", LOOP_INSTRUCTIONS, name="loop")
     return tuple(emitter.items), copies.loaded_bytes
+
+
+def _spill(body: LoopBody, emitter: Emitter) -> None:
+    """Spilled registers, out and in again: nothing waits for them but their pipe.
+
+    L1 shares its data path with shared memory; what does not fit there comes from L2.
+    """
+    use = block_use(body.record)
+    spilled, warp_bytes = use.spilled_in_loop, use.spilled_in_loop * WARP * REGISTER_BYTES
+    if not spilled:
+        return
+    if spills_fit_l1(use, body.gpu):
+        emitter.shared_memory(2 * warp_bytes, 2 * spilled, name="spill")
+        return
+    emitter.l2("global", warp_bytes, count=spilled, write=True, name="spill")
+    emitter.l2("global", warp_bytes, count=spilled, name="spill")
 
 
 def _turn_positions(body: LoopBody) -> tuple[int, int]:

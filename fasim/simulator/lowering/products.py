@@ -12,6 +12,7 @@ from fasim.simulator.lowering.copies import Copies
 from fasim.simulator.lowering.emitter import Emitter
 from fasim.simulator.lowering.exchange import add_partials
 from fasim.simulator.lowering.instructions import MMA_COLUMNS, MMA_K_BYTES, MMA_ROWS, WGMMA_ROWS
+from fasim.simulator.lowering.pieces import Pieces
 from fasim.simulator.stream import Item
 
 # From the last wgmma's completion until a warp that waits for it goes on: a figure taken over
@@ -31,8 +32,8 @@ FFMA_GROUPS = 8  # parts of a product: operands of one are fetched beside the on
 class Products:
     """Emits the matrix products of one iteration."""
 
-    def __init__(self, body: LoopBody, emitter: Emitter, copies: Copies) -> None:
-        self.body, self.emitter, self.copies = body, emitter, copies
+    def __init__(self, body: LoopBody, emitter: Emitter, copies: Copies, pieces: Pieces) -> None:
+        self.body, self.emitter, self.copies, self.pieces = body, emitter, copies, pieces
         self.gpu, self.mapping = body.gpu, body.mapping
         dtype = body.record.kernel.problem.dtype
         self.tensor_dtype = TENSOR_DTYPE[dtype]
@@ -40,14 +41,29 @@ class Products:
         self.k_elements = MMA_K_BYTES // self.element_bytes  # contracted by one instruction
         self.last = max((op.index for op in body.ops if op.kind == "matmul"), default=-1)
 
-    def emit(self, op: Op) -> None:
-        """Emits one product; its value is visible after the items of its last k-step."""
+    def set_up(self) -> None:
+        """A product's share of the compiled loop's overhead: iterators over its operands."""
+        if self.mapping.overhead is None:
+            return
+        products = sum(op.kind == "matmul" for op in self.body.ops)
+        integer, fp32, others = (count / products for count in self.mapping.overhead)
+        self.emitter.arithmetic("alu", integer, name="set up")
+        self.emitter.arithmetic("fp32", fp32, name="set up")
+        # Branches, and what runs once a warp: these take an issue slot, and no pipe kept here.
+        self.emitter.append(Item("alu", max(1, round(others)), 0, name="set up"))
+
+    def emit(self, op: Op, sums: list[int]) -> None:
+        """Emits one product; its value is visible after the items of its last k-step.
+
+        Args:
+            sums: items that bring what it adds to, beside an accumulator of the program's.
+        """
         if self.mapping.matrix_unit == "wgmma":
             self._wgmma(op)
         elif self.mapping.matrix_unit == "ffma":
             self._ffma(op)
         else:
-            self._mma(op)
+            self._mma(op, sums)
 
     def _from_shared(self, op: Op, operand: int) -> bool:
         """Whether an operand is read from shared memory, loaded or staged there."""
@@ -56,11 +72,12 @@ class Products:
         source = self.body.sources(op)[operand]
         return self.body.is_buffered(source) or self.body.is_staged(source)
 
-    def _mma(self, op: Op) -> None:
+    def _mma(self, op: Op, sums: list[int]) -> None:
         """mma.sync: fragments come by ldmatrix, the next k-step's between this step's products.
 
         A step is cut into groups, one for each fragment of B: a group waits for that fragment,
-        and for all of A's.
+        and for all of A's. Where operands come in pieces, the next piece must be there before the
+        last step of this one, which fetches its first fragments.
         """
         a, b = self.body.sources(op)[:2]
         rows, columns = self.mapping.warp_tile(op.shape, op.name)
@@ -75,14 +92,20 @@ class Products:
         ]
         in_registers = [source.index for source, loads in operands if not loads]
         groups = max(1, operands[1][1] or ceil(columns / 16))
+        steps_of_piece = 0
+        if self.body.streamed_operands(op):
+            steps_of_piece = max(1, self.mapping.product_step // self.k_elements)
+            self.pieces.arrive(op, 0)
         fetched = [[self._fragment(source) for _ in range(loads)] for source, loads in operands]
         previous: list[int] = []
         for step in range(steps):
+            if steps_of_piece and (step + 1 == steps or (step + 1) % steps_of_piece == 0):
+                self.pieces.arrive(op, step // steps_of_piece + 1)
             products: list[int] = []
             following: list[list[int]] = [[], []]
             parts = [n for index in in_registers for n in self.emitter.part(index, step, steps)]
             if step == 0:
-                parts += self.emitter.after(op.inputs[2:])
+                parts += [*self.emitter.after(op.inputs[2:]), *sums]
             for group in range(groups):
                 count = _share(instructions, group, groups)
                 begin, end = instructions * group, instructions * (group + 1)

@@ -11,6 +11,7 @@ from fasim.hardware.gpu import LDMATRIX_BYTES, WARP
 from fasim.schedules.record import Op
 from fasim.simulator.lowering.body import LoopBody
 from fasim.simulator.lowering.emitter import Emitter
+from fasim.simulator.lowering.instructions import COPY_BYTES
 from fasim.simulator.stream import Item
 
 # A store of fragments moves a register, two halves, a thread (STS.32); rows are swizzled, so
@@ -19,6 +20,7 @@ STORE_BYTES = 4
 # RED passes twice through the load/store path: its addresses, then its values.
 REDUCTION_PASSES = 2
 REDUCTION_BYTES = 4  # one FP32 value a thread
+ACCUMULATOR_BYTES = 4
 
 
 class Staging:
@@ -60,6 +62,24 @@ class Staging:
             needs = tuple((item, 0) for item in self.emitter.after(op.index for op in stored))
             self.emitter.append(Item("barrier", 1, 0, needs=needs))
             self.behind_barrier = True
+
+    def rearrange(self, op: Op, ways: int) -> None:
+        """Passes a tile through shared memory in FP32, and gives each thread whole vectors.
+
+        Stores that conflict in so many ways take as many times their cycles.
+        """
+        moved = op.elements * ACCUMULATOR_BYTES / self.body.mapping.warps
+        count = moved / (WARP * STORE_BYTES)
+        needs = self.emitter.after(op.inputs)
+        self.emitter.append(Item("barrier", 1, 0))  # the place is another tile's until now
+        stored = self.emitter.shared_memory(
+            ways * moved, count, needs=needs, name=f"rearrange {op.name}"
+        )
+        self.emitter.append(Item("barrier", 1, 0, needs=((stored, 0),)))
+        read = self.emitter.shared_memory(
+            moved, moved / (WARP * COPY_BYTES), needs=[stored], name=f"rearrange {op.name}"
+        )
+        self.emitter.made(op.inputs[0], [read])
 
     def _store_bytes(self) -> int:
         """Of one store instruction: kernels with wgmma have stmatrix, as wide as ldmatrix."""

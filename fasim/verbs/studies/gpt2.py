@@ -73,7 +73,11 @@ CONFIGURATIONS = (
         Configuration(each, FLASH, schedule="flash1", headline=each == PROBLEMS[0])
         for each in PROBLEMS
     ),
-    *(Configuration(each, FLASH, implementation="flash-attn-2") for each in PROBLEMS),
+    *(
+        Configuration(each, FLASH, implementation=name)
+        for name in ("flash-attn-0.1", "flash-attn-1", "flash-attn-2")
+        for each in PROBLEMS
+    ),
 )
 
 # What a kernel of the standard chain is for; every other one multiplies matrices.
@@ -83,12 +87,13 @@ PURPOSES = {
     "add_mask": "mask",
     "softmax": "softmax",
     "grad_output": "softmax",
+    "scale": "scale",
     "dropout": "dropout",
 }
 
 
 def purpose(kernel: str, flash: bool) -> str:
-    """matmul, mask, softmax, dropout or copies; fused for the kernels of FlashAttention."""
+    """matmul, mask, softmax, dropout, scale or copies; fused for FlashAttention's kernels."""
     if flash:
         return "fused"
     return next((p for start, p in PURPOSES.items() if kernel.startswith(start)), "matmul")

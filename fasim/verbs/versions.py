@@ -1,0 +1,64 @@
+"""Which version of an implementation a measured row ran, where it is not the usual one.
+
+The row's `software` says when it was measured. A later reader's name for what ran, such as
+`triton`, may by then stand for other kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fasim.verbs.measurements import Measurement
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version that rows ran.
+
+    Attributes:
+        implementation, software: of the rows, as they are written.
+        modelled_by: the implementation of fasim that has its kernels.
+        source: how it is known.
+    """
+
+    implementation: str
+    software: str
+    modelled_by: str
+    source: str
+
+
+VERSIONS = (
+    Version(
+        "triton",
+        "FA v2.0 (Jul 2023)",
+        "triton-2.1",
+        "The benchmark of FlashAttention-2 imports triton.ops.flash_attention, and takes the "
+        "faster of its two backwards (from memory). Triton 2.0.0 (2023-03) has no head_dim 128 "
+        "and always masks, so it was a version on the way to 2.1.0 (2023-09); the tutorial's "
+        "backward in two passes came after.",
+    ),
+)
+_MODELLED_BY = {(each.implementation, each.software): each.modelled_by for each in VERSIONS}
+
+
+def modelled_by(measurement: Measurement) -> str:
+    """The implementation that predicts a row: of the version it ran, else the one it names."""
+    name = measurement.implementation
+    return _MODELLED_BY.get((name, measurement.fields.get("software", "")), name)
+
+
+def versions_said(measurements: Iterable[Measurement]) -> list[str]:
+    """A line for every version that rows were predicted as, with their number."""
+    counts: dict[tuple[str, str, str], int] = {}
+    for row in measurements:
+        model = modelled_by(row)
+        if model != row.implementation:
+            key = (row.implementation, model, row.fields["software"])
+            counts[key] = counts.get(key, 0) + 1
+    return [
+        f"{count} rows of {name} predicted by {model}: {software}"
+        for (name, model, software), count in counts.items()
+    ]
