@@ -18,7 +18,7 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> tuple[Measurement, ...]:
     found = read(published()).rows
     places = {id(row): float(index) for index, row in enumerate(found)}
     monkeypatch.setattr(
-        validation_workers, "predicted_row", lambda row: PredictedRow(time_ms=places[id(row)])
+        validation_workers, "predicted_row", lambda row, *_: PredictedRow(time_ms=places[id(row)])
     )
     return found
 
