@@ -7,8 +7,8 @@ from concurrent.futures.process import BrokenProcessPool
 import pytest
 
 from fasim.verbs import validation_workers
-from fasim.verbs.measurement_file import read
-from fasim.verbs.measurements import Measurement, published
+from fasim.verbs.measured.measurement_file import read
+from fasim.verbs.measured.measurements import Measurement, published
 from fasim.verbs.validation_workers import PredictedRow, predict_rows
 
 
