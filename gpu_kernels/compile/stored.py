@@ -27,7 +27,10 @@ ARCHITECTURES = ("sm_80", "sm_89", "sm_90")
 KERNELS = ("flash2_forward", "key_value_pass", "query_pass")
 DTYPE = "fp16"
 #: What a line says of an instruction.
-COLUMNS = "opcode guard written read stall_cycles sets releases awaits groups".split()
+COLUMNS = (
+    *("opcode", "guard", "written", "read"),
+    *("stall_cycles", "sets", "releases", "awaits", "groups"),
+)
 _GROUPED = frozenset({"DEPBAR", "WARPGROUP"})  # all their operands are about groups
 _COMMITS = "gsb0"
 
