@@ -19,6 +19,7 @@ from fasim.schedules.implementations.triton import (
     matrix_unit,
     plan_of,
 )
+from fasim.schedules.language import Kernel
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.plan import Entry, Options, Plan, Refused, listed
 
@@ -51,6 +52,12 @@ PICKS = {
         Picks(Pick(128, 128, 8, 3), Pick(64, 128, 8, 2), Pick(128, 64, 8, 2)),
         Picks(Pick(128, 64, 8, 3), Pick(64, 128, 8, 2), Pick(128, 64, 8, 2)),
     ),
+}
+# What comes step by step in the loops of attention's kernels.
+STEPS = {
+    "flash2_forward": ("K", "V"),
+    "key_value_pass": ("Q", "dO", "LSE", "delta"),
+    "query_pass": ("K", "V"),
 }
 # Decode: few rows, a fragment of the tensor core high; both schedules take it as --tile.
 DECODE = Pick(16, 64, 4, 3)
@@ -93,7 +100,35 @@ def product_mapping(gpu: Gpu, planned: Mapping, warps: int, stages: int) -> Mapp
 def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
     chosen = picks(gpu.architecture, problem.head_dim)
     planned = plan_of(NAME, SOURCE, chosen, problem, gpu, options)
+    planned = replace(planned, kernels=tuple(map(_pipelined, planned.kernels)))
     return planned if options.stream != "compiled" else _compiled(planned, problem, gpu)
+
+
+def _pipelined(kernel: Kernel) -> Kernel:
+    """A kernel as Triton 3.9 pipelines its loop (TTGIR, SASS).
+
+    All tiles of a step, single values of rows too, come ahead and are waited for together before
+    the first product; the next copies are issued last. ptxas mixes what mma.sync multiplies with
+    what goes on beside it; around wgmma, whose registers are fenced, it keeps the order.
+    """
+    steps = STEPS.get(kernel.name)
+    if steps is None:
+        return kernel
+    mapping = kernel.mapping
+    wgmma = mapping.matrix_unit == "wgmma"
+    ahead = mapping.buffer_count(steps[0])
+    rows = tuple((name, ahead) for name in steps if not mapping.buffer_count(name))
+    return replace(
+        kernel,
+        mapping=replace(
+            mapping,
+            buffers=(*mapping.buffers, *rows),
+            wait_before=tuple((name, "S") for name in steps),
+            copies_last=True,
+            list_scheduled=not wgmma,
+            joins_products=wgmma,
+        ),
+    )
 
 
 def _compiled(planned: Plan, problem: Attention, gpu: Gpu) -> Plan:
