@@ -35,6 +35,7 @@ _PIPES = {
 # These take an issue slot, and no pipe kept here; so do the uniform datapath (U…) and what is
 # never executed.
 _SLOT = frozenset({"BRA", "CALL", "FENCE", "LDGDEPBAR", "MEMBAR", "NOP", "WARPGROUP"})
+_TENSOR_MEMORY = "UTC"  # tcgen05 begins like the uniform datapath, and is not known here
 _MATRIX_BYTES = 128  # of one 8 × 8 matrix of two bytes: LDSM reads one, two or four
 _WGMMA_SHAPE = re.compile(r"\.64x(\d+)x(\d+)\.")
 # Neighbours in one item, at most: it issues when the last of them may.
@@ -83,7 +84,8 @@ class _Reader:
         if each.opcode in WAITS:
             cause = "l2" if WAITS[each.opcode] == COPY else "tensor"
             return Item("wait", 1, 0, cause=cause, name="wait")
-        if not each.runs or name in _SLOT or name.startswith("U"):
+        uniform = name.startswith("U") and not name.startswith(_TENSOR_MEMORY)
+        if not each.runs or name in _SLOT or uniform:
             latency = gpu.alu.latency_cycles if each.written else 0
             return Item("alu", 1, 0, latency, name="slot")
         if name == "BAR":
@@ -177,14 +179,12 @@ def _grouped(items: Sequence[Item], behind: dict[int, list[Item]]) -> list[Item]
 
 
 def _alike(item: Item, other: Item) -> bool:
-    """Whether two instructions may be one item: what they occupy, wait and stand for is the same.
+    """Whether two instructions may be one item: they occupy and stand for the same.
 
-    Barriers and waits stay alone, and so does what is worth its own latency: wgmma, exp2.
+    Products, exp2 and accesses to shared memory stay alone: each is worth its own latency.
     """
-    return (
-        item.pipe in ("fp32", "alu", "copy")
-        and not (item.pipe == "tensor" and item.asynchronous)
-        and replace(item, needs=()) == replace(other, needs=())
+    return item.pipe in ("fp32", "alu", "copy") and replace(item, needs=()) == replace(
+        other, needs=()
     )
 
 

@@ -27,14 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kernel", help="only kernels of this name")
     parser.add_argument("--store", action="store_true", help="write the main loops that are kept")
     given = parser.parse_args(arguments)
-    if given.store:
-        for file in store(archs=given.arch.split(",") if given.arch else ARCHITECTURES):
-            print(file)
-        return 0
-    if given.arch is None:
+    if given.arch is None and not given.store:
         print("give --arch", file=sys.stderr)
         return 2
-    archs = given.arch.split(",")
+    archs = given.arch.split(",") if given.arch else list(ARCHITECTURES)
+    if given.store:
+        return _store(archs)
     try:
         for arch in archs:
             target_of(arch)
@@ -50,6 +48,17 @@ def main(arguments: list[str] | None = None) -> int:
             return 2
     for variant, arch in pairs:
         print(json.dumps({"of": len(pairs), **_outcome(variant, arch)}), flush=True)
+    return 0
+
+
+def _store(archs: list[str]) -> int:
+    """Writes the loops that are kept of some architectures."""
+    unkept = [arch for arch in archs if arch not in ARCHITECTURES]
+    if unkept:
+        print(f"no loops of {unkept[0]} are kept, only {', '.join(ARCHITECTURES)}", file=sys.stderr)
+        return 2
+    for file in store(archs=archs):
+        print(file, flush=True)
     return 0
 
 

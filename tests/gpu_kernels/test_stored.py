@@ -14,6 +14,7 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET"):
     pytest.skip("kernels are interpreted here", allow_module_level=True)
 
+from gpu_kernels.compile.__main__ import main
 from gpu_kernels.compile.stored import FOLDER, file_of, store, stored_variants, text_of
 from gpu_kernels.compile.targets import CAPABILITIES
 from gpu_kernels.compile.toolchain import toolchain_version
@@ -29,6 +30,13 @@ def test_the_kept_loops_are_laid_out_as_they_are_written() -> None:
     for file in FOLDER.glob("*"):
         text = file.read_text(encoding="utf-8")
         assert text_of(json.loads(text)) == text
+
+
+def test_what_is_not_kept_is_not_written(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--store", "--arch", "sm_80,sm_100"]) == 2
+    assert capsys.readouterr().err == "no loops of sm_100 are kept, only sm_80, sm_89, sm_90\n"
+    assert main([]) == 2
+    assert capsys.readouterr().err == "give --arch\n"
 
 
 @pytest.mark.slow

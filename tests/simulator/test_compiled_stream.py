@@ -71,9 +71,10 @@ def test_instructions_become_the_items_worked_out_by_hand():
     assert [item.asynchronous for item in items].index(True) == 4
 
 
-def test_an_unknown_instruction_is_an_error():
-    with pytest.raises(ValueError, match=r"made_up on sm_80: unknown ATOM\.ADD"):
-        compiled_stream(loop_of(Instruction("ATOM.ADD")), A100, 0)
+@pytest.mark.parametrize("opcode", ["ATOM.ADD", "STS.64", "UTCHMMA"])
+def test_an_unknown_instruction_is_an_error(opcode):
+    with pytest.raises(ValueError, match=f"made_up on sm_80: unknown {opcode}"):
+        compiled_stream(loop_of(Instruction(opcode)), A100, 0)
 
 
 @pytest.mark.parametrize(("kernel", "head_dim", "arch"), STORED)
