@@ -109,7 +109,8 @@ def _pipelined(kernel: Kernel) -> Kernel:
 
     All tiles of a step, single values of rows too, come ahead and are waited for together before
     the first product; the next copies are issued last. ptxas mixes what mma.sync multiplies with
-    what goes on beside it; around wgmma, whose registers are fenced, it keeps the order.
+    what goes on beside it; around wgmma the order is kept, which agrees better with T(r) of the
+    compiled loops, though they mix there too (docs/streams.md).
     """
     steps = STEPS.get(kernel.name)
     if steps is None:
