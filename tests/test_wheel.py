@@ -29,6 +29,7 @@ def test_the_wheel_carries_profiles_kernels_and_measurements(wheel: Path) -> Non
     for profile in (ROOT / "hardware_profiles").glob("*.yaml"):
         assert f"hardware_profiles/{profile.name}" in names
     assert "gpu_kernels/measurements/published/attention.csv" in names
+    assert "gpu_kernels/compiled/flash2_forward-d64-sm_80.json" in names
     assert not [name for name in names if name.startswith(("tests/", "docs/", "benchmarks/"))]
 
 

@@ -36,6 +36,7 @@ from fasim.cli.options import (
     SeqlenQOption,
     SetOption,
     StagesOption,
+    StreamOption,
     TileOption,
     WarpsOption,
     WindowOption,
@@ -79,6 +80,7 @@ def predict(
     pack_gqa: PackGqaOption = None,
     page_size: PageSizeOption = None,
     writes_kv: WritesKvOption = False,
+    stream: StreamOption = "lowered",
     launch: LaunchOption = "stream",
     l2: L2Option = "warm",
     run_length: RunLengthOption = "sustained",
@@ -117,7 +119,7 @@ def predict(
         scenario_of(launch, l2, run_length, host),
         schedule=schedule,
         implementation=implementation,
-        options=options_of(tile, warps, stages, num_splits, pack_gqa, page_size, writes_kv),
+        options=options_of(tile, warps, stages, num_splits, pack_gqa, page_size, writes_kv, stream),
         timeline=trace is not None or level == "block",
     )
     if trace is not None:

@@ -72,6 +72,12 @@ WritesKvOption = Annotated[
     bool,
     typer.Option("--writes-kv", help="a kernel before writes the new keys and values to the cache"),
 ]
+StreamOption = Annotated[
+    str,
+    typer.Option(
+        help="main loops as `lowered` from the program, or as `compiled`, where they are kept"
+    ),
+]
 LaunchOption = Annotated[str, typer.Option(help="stream, graph or kernel (no launch cost)")]
 L2Option = Annotated[str, typer.Option(help="warm or cold, before the first kernel")]
 RunLengthOption = Annotated[
@@ -159,6 +165,7 @@ def options_of(
     pack_gqa: bool | None,
     page_size: int | None,
     writes_kv: bool,
+    stream: str = "lowered",
 ) -> Options:
     """What was asked of a plan."""
     from fasim.schedules.plan import Options
@@ -172,6 +179,7 @@ def options_of(
         pack_gqa=pack_gqa,
         page_size=page_size,
         writes_kv=writes_kv or None,
+        stream=stream,  # type: ignore[arg-type]
     )
 
 

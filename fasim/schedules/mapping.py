@@ -30,6 +30,11 @@ class Mapping:
         wait_before: (tensor, name of the matmul before which it must have arrived). A tensor
             not named is waited for at its first use. One that comes into registers, and is named,
             goes on from there into shared memory.
+        copies_last: an iteration's copies are issued at its end, behind a barrier of their own;
+            otherwise each at the first wait point after its buffer's last use.
+        list_scheduled: the compiler orders instructions between barriers by when operands and
+            pipes are ready; otherwise they stay in the order of the program.
+        joins_products: the block joins behind each wgmma that the loop waits for.
         delayed: matmuls issued an iteration late, right behind the next tile's first: the
             softmax in between runs beside them (FlashAttention-3, intra-warpgroup overlap).
         ping_pong: warpgroups take turns at the tensor cores, so that one's softmax runs beside
@@ -98,6 +103,9 @@ class Mapping:
     copy_bytes: int = 16
     plain_loads: tuple[str, ...] = ()
     wait_before: tuple[tuple[str, str], ...] = ()
+    copies_last: bool = False
+    list_scheduled: bool = False
+    joins_products: bool = False
     delayed: tuple[str, ...] = ()
     ping_pong: bool = False
     beside: tuple[tuple[str, str], ...] = ()

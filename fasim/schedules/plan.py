@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from fasim.problem import DTYPE_BYTES, TENSOR_DTYPE, Attention, ProblemError
+from fasim.schedules.compiled_loop import CompiledLoop
 from fasim.schedules.language import Kernel
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
 
 Tile = tuple[int, int]
+StreamSource = Literal["lowered", "compiled"]
 
 
 class Refused(Exception):
@@ -31,6 +33,7 @@ class Plan:
     Attributes:
         tile: rows of Q × rows of K/V a block takes at a time; of the GEMMs for `standard`.
         assumptions: what was decided for the user, in sentences.
+        compiled: main loops to simulate as a compiler made them; others are lowered.
     """
 
     schedule: str
@@ -38,6 +41,16 @@ class Plan:
     kernels: tuple[Kernel, ...]
     tile: Tile
     assumptions: tuple[str, ...] = ()
+    compiled: tuple[CompiledLoop, ...] = ()
+
+    @property
+    def stream(self) -> StreamSource:
+        """Where the instructions of the main loops come from."""
+        return "compiled" if self.compiled else "lowered"
+
+    def compiled_loop(self, kernel: Kernel) -> CompiledLoop | None:
+        """The main loop of one of the kernels, where the plan has it as compiled."""
+        return next((loop for loop in self.compiled if loop.kernel == kernel.name), None)
 
     @property
     def num_splits(self) -> int:
@@ -57,6 +70,7 @@ class Options:
         pack_gqa: whether the query heads of a group share a tile.
         page_size: keys in a page of a paged K/V cache; contiguous if not given.
         writes_kv: whether a kernel before writes K and V of the new tokens into the cache.
+        stream: `compiled`: main loops as a compiler made them, in place of lowered ones.
     """
 
     tile: Tile | None = None
@@ -66,8 +80,12 @@ class Options:
     pack_gqa: bool | None = None
     page_size: int | None = None
     writes_kv: bool | None = None
+    stream: StreamSource | None = None
 
     def __post_init__(self) -> None:
+        if self.stream not in (None, *get_args(StreamSource)):
+            choices = ", ".join(get_args(StreamSource))
+            raise ProblemError(f"stream is {self.stream!r}; choose from {choices}")
         for name in ("warps", "stages", "num_splits", "page_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -76,7 +94,8 @@ class Options:
     @property
     def given(self) -> tuple[str, ...]:
         """Names of what was asked for."""
-        return tuple(each.name for each in fields(self) if getattr(self, each.name) is not None)
+        usual = (None, "lowered")
+        return tuple(each.name for each in fields(self) if getattr(self, each.name) not in usual)
 
 
 Build = Callable[[Attention, "Gpu", Options], Plan]

@@ -17,14 +17,18 @@ from fasim.schedules.tiling import Tiling
 PREPROCESS_ROWS = 128
 
 
-def _gradient_of_scores(
-    block: Block, problem: Attention, q: Tile, k: Tile, v: Tile, do: Tile, lse: Tile, delta: Tile
-) -> tuple[Tile, Tile]:
-    """P and dS of a tile, as operands."""
+def _probabilities(block: Block, problem: Attention, q: Tile, k: Tile, lse: Tile) -> Tile:
+    """P of a tile."""
     s = block.mask(block.matmul(q, k.T, name="S"))
-    p = (s * (problem.scale * LOG2_E) - lse.finite() * LOG2_E).exp2()
+    return (s * (problem.scale * LOG2_E) - lse.finite() * LOG2_E).exp2()
+
+
+def _gradient_of_scores(
+    block: Block, problem: Attention, p: Tile, v: Tile, do: Tile, delta: Tile
+) -> Tile:
+    """dS of a tile, as an operand."""
     dp = block.dropout(block.matmul(do, v.T, name="dP"))
-    return block.dropout(p).to(problem.dtype), (p * (dp - delta)).to(problem.dtype)
+    return (p * (dp - delta)).to(problem.dtype)
 
 
 def key_value_pass(block: Block, problem: Attention) -> None:
@@ -36,8 +40,10 @@ def key_value_pass(block: Block, problem: Attention) -> None:
     for m_rows in block.loop("q", seen_from=n_rows):
         q, do = block.load("Q", m_rows), block.load("dO", m_rows)
         lse, delta = block.load("LSE", m_rows), block.load("delta", m_rows)
-        p, ds = _gradient_of_scores(block, problem, q, k, v, do, lse, delta)
-        acc_dv = block.matmul(p.T, do, acc=acc_dv, name="dV")
+        p = _probabilities(block, problem, q, k, lse)
+        dropped = block.dropout(p).to(problem.dtype)
+        acc_dv = block.matmul(dropped.T, do, acc=acc_dv, name="dV")
+        ds = _gradient_of_scores(block, problem, p, v, do, delta)
         acc_dk = block.matmul(ds.T, q, acc=acc_dk, name="dK")
     block.store(dk.name, (acc_dk * problem.scale).to(problem.dtype), n_rows)
     block.store(dv.name, acc_dv.to(problem.dtype), n_rows)
@@ -51,7 +57,8 @@ def query_pass(block: Block, problem: Attention) -> None:
     acc_dq = block.full(0.0, m_rows, block.all("d"))
     for n_rows in block.loop("k", seen_from=m_rows):
         k, v = block.load("K", n_rows), block.load("V", n_rows)
-        _, ds = _gradient_of_scores(block, problem, q, k, v, do, lse, delta)
+        p = _probabilities(block, problem, q, k, lse)
+        ds = _gradient_of_scores(block, problem, p, v, do, delta)
         acc_dq = block.matmul(ds, k, acc=acc_dq, name="dQ")
     block.store("dQ", (acc_dq * problem.scale).to(problem.dtype), m_rows)
 

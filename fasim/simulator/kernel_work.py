@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from fasim.problem import Scenario
 from fasim.readings.traffic import Access, total
+from fasim.schedules.compiled_loop import CompiledLoop
 from fasim.schedules.record import Record
 from fasim.schedules.residency import Residency as BlockResidency
 from fasim.simulator.clock import sm_clock_hz
+from fasim.simulator.compiled_stream import compiled_stream
 from fasim.simulator.contention import dram_bandwidth_bytes_per_s, mean_wave_blocks, soft_maximum
 from fasim.simulator.issue_order import longest_first
 from fasim.simulator.loop_rates import loop_rate, stream_rate, stream_rates
@@ -66,14 +68,16 @@ def kernel_work(
     occupancy: BlockResidency,
     memory: MemoryTraffic,
     resident: Residency,
+    compiled: CompiledLoop | None = None,
 ) -> LoweredKernel:
     """Lowers a kernel's main loop, finds its rate, and lays out its blocks.
 
     Args:
         memory: what reaches L2 and DRAM.
         resident: what lies in L2 as the kernel starts.
+        compiled: the main loop as a compiler made it, in place of the lowered one.
     """
-    builder = _Builder(record, gpu, scenario, occupancy.blocks_per_sm, memory, resident)
+    builder = _Builder(record, gpu, scenario, occupancy.blocks_per_sm, memory, resident, compiled)
     path = main_loop(record)
     return builder.tensor_kernel(path) if path else builder.streaming_kernel()
 
@@ -86,17 +90,20 @@ class _Builder:
     blocks_per_sm: int
     memory: MemoryTraffic
     resident: Residency
+    compiled: CompiledLoop | None = None
 
     def tensor_kernel(self, path: tuple[int, ...]) -> LoweredKernel:
         """A kernel with matrix products: prologue, main loop at T(r), epilogue."""
         kernel, gpu = self.record.kernel, self.gpu
         residents = max(1, min(self.blocks_per_sm, -(-kernel.blocks // gpu.sm_count)))
-        stream = lower(self.record, gpu, path, self._late_cycles())
+        lowered = lower(self.record, gpu, path, self._late_cycles())
+        stream = lowered if self.compiled is None else self._as_compiled(lowered, path)
         rates = stream_rates(stream.plain, self.blocks_per_sm, gpu)
         full = rates[residents - 1]
         masked_cost = 1.0
         if kernel.problem.masked and is_on("mask"):
-            masked_cost = stream_rate(stream.masked, residents, gpu).cycles / full.cycles
+            plain = full if stream is lowered else stream_rate(lowered.plain, residents, gpu)
+            masked_cost = stream_rate(lowered.masked, residents, gpu).cycles / plain.cycles
         busy = dict(full.utilisation)
         if kernel.mapping.matrix_unit == "mma.sync":
             busy["tensor"] *= gpu.tensor_core.mma_sync_fraction
@@ -120,6 +127,15 @@ class _Builder:
         )
         work = self._tensor_work(grid_trips(self.record, path), rate, masked_cost, phases)
         return LoweredKernel(work, rates, stream, clock_hz)
+
+    def _as_compiled(self, lowered: LoopStream, path: tuple[int, ...]) -> LoopStream:
+        """The compiled stream in place of the plain one; it says not which tensor a copy brings."""
+        assert self.compiled is not None
+        loaded = {op.name for op in self.record.ops if op.kind == "load" and op.path == path}
+        late_cycles = self._late_cycles()
+        latest = max((late_cycles.get(name, 0.0) for name in loaded), default=0.0)
+        stream = compiled_stream(self.compiled, self.gpu, lowered.bytes_per_iteration, latest)
+        return replace(lowered, plain=(stream,))
 
     def streaming_kernel(self) -> LoweredKernel:
         """One pass over the block: its instructions and its bytes, softly combined."""

@@ -94,7 +94,8 @@ def simulate(
         occupancy = residency(use, gpu)
         slots = occupancy.blocks_per_sm * gpu.sm_count
         memory = memory_traffic(record, exact, gpu, slots, resident)
-        lowered = kernel_work(record, gpu, scenario, occupancy, memory, resident)
+        compiled = plan.compiled_loop(kernel)
+        lowered = kernel_work(record, gpu, scenario, occupancy, memory, resident, compiled)
         kernels.append(
             SimulatedKernel(
                 record,

@@ -166,6 +166,7 @@ class Prediction:
             "scenario": asdict(self.scenario),
             "schedule": self.schedule,
             "implementation": self.implementation,
+            "stream": "lowered" if self.plan is None else self.plan.stream,
             "tile": self.tile_name,
             "time_ms": _ms(self.time_s),
             "roofline_ms": _ms(self.roofline_s),

@@ -12,9 +12,11 @@ _INSTRUCTION = re.compile(
     r"^\s*/\*(?P<address>[0-9a-f]{4,})\*/\s+"
     r"(?:@(?P<predicate>!?U?P(?:T|\d+))\s+)?"
     r"(?P<opcode>[A-Z][A-Z0-9_]*(?:\.[A-Za-z0-9_]+)*)"
-    r"(?P<operands>[^;]*);",
+    r"(?P<operands>[^;]*);"
+    r"(?:\s*/\* 0x[0-9a-f]{16} \*/\s*/\* 0x(?P<upper>[0-9a-f]{16}) \*/)?",
     re.MULTILINE,
 )
+_NO_SCOREBOARD = 7
 _ADDRESS = re.compile(r"\b0x([0-9a-f]+)\s*$")
 
 #: Opcodes of the tensor cores: mma.sync of halves, bytes and doubles; wgmma; tcgen05.
@@ -29,6 +31,35 @@ _ENDS = frozenset({"EXIT", "RET", "BRX", "JMX", "KILL"})
 
 
 @dataclass(frozen=True, slots=True)
+class Control:
+    """What the compiler has scheduled for one instruction: bits 105 to 121 of its 128.
+
+    Attributes:
+        stall_cycles: until the warp issues its next instruction.
+        sets: the scoreboard that its result clears; None for fixed latencies.
+        releases: the scoreboard that clears once its operands are read.
+        awaits: scoreboards that must be clear before it issues.
+    """
+
+    stall_cycles: int = 0
+    sets: int | None = None
+    releases: int | None = None
+    awaits: tuple[int, ...] = ()
+
+    @classmethod
+    def decoded(cls, upper: int) -> Control:
+        """From the upper 64 bits of sm_80's encoding, which sm_90's shares."""
+        bits = upper >> 41
+        sets, releases, awaits = bits >> 5 & 7, bits >> 8 & 7, bits >> 11 & 63
+        return cls(
+            bits & 15,
+            None if sets == _NO_SCOREBOARD else sets,
+            None if releases == _NO_SCOREBOARD else releases,
+            tuple(number for number in range(6) if awaits >> number & 1),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Instruction:
     """One instruction.
 
@@ -38,6 +69,7 @@ class Instruction:
         operands: as printed.
         predicate: `P6`, `!P0`; empty where it is always executed.
         target: where a branch goes.
+        control: its schedule; empty where the listing prints no encodings.
     """
 
     address: int
@@ -45,6 +77,7 @@ class Instruction:
     operands: str = ""
     predicate: str = ""
     target: int | None = None
+    control: Control = Control()
 
     @property
     def name(self) -> str:
@@ -96,6 +129,7 @@ def _instruction(match: re.Match[str]) -> Instruction:
         operands=operands,
         predicate=match["predicate"] or "",
         target=None if goes is None else int(goes[1], 16),
+        control=Control.decoded(int(match["upper"], 16)) if match["upper"] else Control(),
     )
 
 

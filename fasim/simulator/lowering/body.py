@@ -117,6 +117,11 @@ class LoopBody:
         """Whether an operation is a product that runs beside the warp."""
         return op.kind == "matmul" and self.mapping.matrix_unit == "wgmma"
 
+    def leaves_products_in_flight(self) -> bool:
+        """Whether an iteration ends before its last product does."""
+        last = next((op for op in reversed(self.ops) if op.kind == "matmul"), None)
+        return last is not None and self.asynchronous(last) and not self.used(last)
+
     def sources(self, op: Op) -> list[Op]:
         """The operations an operation takes its inputs from."""
         return [self.record.ops[index] for index in op.inputs]

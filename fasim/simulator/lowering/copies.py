@@ -186,6 +186,9 @@ class Copies:
 
     def _issue_point(self, load: Op) -> tuple[int, bool]:
         """The point of a tile's next copy, and whether it is in the iteration that used it."""
+        if self.mapping.copies_last:
+            # A product still in flight reads its tile: what is free is the place of the one before.
+            return len(self.body.ops), not self.body.leaves_products_in_flight()
         uses = [i for i, op in enumerate(self.body.ops) if load.index in op.inputs]
         later = [point for point in self.points if point > uses[-1]]
         if later:

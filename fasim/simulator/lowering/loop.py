@@ -27,6 +27,7 @@ from fasim.simulator.lowering.instructions import (
 from fasim.simulator.lowering.locks import Locks
 from fasim.simulator.lowering.pieces import Pieces
 from fasim.simulator.lowering.products import Products
+from fasim.simulator.lowering.reorder import list_scheduled
 from fasim.simulator.lowering.staging import Staging
 from fasim.simulator.lowering.turns import Turn
 from fasim.simulator.stream import Item, Stream
@@ -138,7 +139,10 @@ def _items(body: LoopBody, turn: Turn | None) -> tuple[tuple[Item, ...], int]:
     emitter.finish()
     if body.mapping.overhead is None:
         emitter.arithmetic("alu", LOOP_INSTRUCTIONS, name="loop")
-    return tuple(emitter.items), copies.loaded_bytes
+    items = tuple(emitter.items)
+    if body.mapping.list_scheduled:
+        items = list_scheduled(items)
+    return items, copies.loaded_bytes
 
 
 def _spill(body: LoopBody, emitter: Emitter) -> None:

@@ -183,6 +183,8 @@ class Products:
             for before, now in self.body.carried.items():
                 if now is op:
                     self.emitter.made(before, [product])
+        elif self.mapping.joins_products and self.body.used(op):
+            self.emitter.append(Item("barrier", 1, 0, needs=((product, 0),)))
         elif op.index == self.last and not (self.body.used(op) or self.body.is_beside(op)):
             # A GEMM's accumulator: one step stays in flight while the next is issued.
             self.emitter.append(Item("wait", 1, 0, needs=((product, 1),), name="wgmma wait"))
