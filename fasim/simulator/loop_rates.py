@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fasim.simulator.mechanisms import is_on
-from fasim.simulator.sm_engine import Rate, steady_rate
+from fasim.simulator.sm_engine import Rate, mean_rate, steady_rate
 from fasim.simulator.stream import Stream
+from fasim.simulator.warp_scheduler import POLICIES
 from fasim.simulator.work import Charges, LoopRate
 
 if TYPE_CHECKING:
@@ -20,8 +21,18 @@ SIMULATED_RESIDENTS = 3
 
 
 def stream_rate(block: tuple[Stream, ...], residents: int, gpu: Gpu) -> Rate:
-    """T(residents) of a block's streams on an SM of `gpu`."""
-    rate = steady_rate(block, residents, barrier_cycles=gpu.sm.barrier_cycles)
+    """T(residents) of a block's streams on an SM of `gpu`, the mean over issue policies.
+
+    No policy is documented. Under each of them resident blocks can lock into a phase, both
+    multiplying and then both exponentiating, or lock out of it, and a small change of one pipe
+    can tip them over; they seldom tip under both at once.
+    """
+    alone = residents * sum(role.warps_per_scheduler for role in block) == 1
+    rates = [
+        steady_rate(block, residents, barrier_cycles=gpu.sm.barrier_cycles, policy=policy)
+        for policy in (POLICIES[:1] if alone else POLICIES)
+    ]
+    rate = mean_rate(rates)
     return rate if is_on("issue-order") else _widest_pipe(rate)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from fasim.problem import Scenario
@@ -23,6 +24,7 @@ from fasim.simulator.memory import (
 )
 from fasim.simulator.result import KernelResult
 from fasim.simulator.roofline import roofline_s
+from fasim.simulator.work import KernelWork
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
@@ -103,12 +105,25 @@ def simulate(
                 occupancy,
                 memory,
                 lowered,
-                _result(simulate_kernel(lowered.work, repeat=repeat, timeline=timeline)),
+                _result(_simulated(lowered.work, repeat, timeline)),
                 roofline_s(record, exact, memory, gpu),
             )
         )
         resident = residency_after(record, exact, gpu, slots, resident)
     return Simulation(tuple(kernels))
+
+
+def _simulated(work: KernelWork, repeat: bool, timeline: bool) -> KernelResult:
+    """The simulation of a kernel. Chains hold the same work under several names."""
+    if timeline:
+        return simulate_kernel(work, repeat=repeat, timeline=True)
+    return replace(_simulated_once(replace(work, name=""), repeat), name=work.name)
+
+
+@lru_cache(maxsize=1024)
+def _simulated_once(work: KernelWork, repeat: bool) -> KernelResult:
+    """`_simulated`, by position; the result is to be read only."""
+    return simulate_kernel(work, repeat=repeat)
 
 
 def _result(result: KernelResult) -> KernelResult:

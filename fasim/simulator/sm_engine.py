@@ -2,14 +2,17 @@
 
 How much softmax hides behind matmul is not assumed; it follows from who issues when. A loop is
 periodic after an iteration or two, so a few iterations give its rate. Which phase two blocks
-fall into hangs on details no model has, so runs with random delays at the barriers are averaged.
+fall into hangs on details no model has: who issues next among the warps that can, and when
+barriers let go. Runs that differ in both are averaged, so that no one phase decides.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from math import ceil
 from statistics import fmean
 from typing import NamedTuple
@@ -19,7 +22,7 @@ from fasim.simulator.stream import Stream
 from fasim.simulator.warp_scheduler import Policy, Run, simulate
 
 _WARM_UP = 2  # iterations before the measured window
-_MEASURED = 4  # iterations in the window, at least
+_MEASURED = 3  # iterations in the window, at least
 _MEASURED_ISSUES = 256  # issues in the window, at least: a tiny stream takes more iterations
 
 
@@ -29,9 +32,10 @@ class Rate:
 
     Attributes:
         cycles: T(r), the steady cycles in which r resident blocks do one iteration each; the
-            mean over seeds.
-        spread: cycles between the fastest seed and the slowest.
+            mean over runs.
+        spread: cycles between the fastest run and the slowest.
         charges: the cycles of a period by cause, the mean over blocks; they sum to `cycles`.
+            Shares are those of the first run.
         utilisation: the share of time, 0 … 1, in which each pipe is busy and, as "issue", the
             share of issue slots taken.
         seeds: runs averaged: one where nothing is random.
@@ -111,32 +115,46 @@ def _steady_rate(
     demand = _demand(block, residents)
     issues = residents * sum(len(role.items) * role.warps_per_scheduler for role in block)
     iterations = max(_MEASURED, ceil(_MEASURED_ISSUES / max(issues, 1)))
-    windows = [
-        _measure(
-            simulate(
-                block,
-                residents,
-                _WARM_UP + iterations,
-                barrier_cycles=barrier_cycles,
-                jitter_cycles=jitter_cycles,
-                queue_cycles=queue_cycles,
-                seed=seed,
-                policy=policy,
-            ),
-            floor=max(demand.values(), default=0),
+    runs = [
+        simulate(
+            block,
+            residents,
+            _WARM_UP + iterations,
+            barrier_cycles=barrier_cycles,
+            jitter_cycles=jitter_cycles,
+            queue_cycles=queue_cycles,
+            seed=seed,
+            policy=policy,
         )
         for seed in range(seeds)
     ]
-    periods = [period for period, _ in windows]
+    periods = [_period(run, floor=max(demand.values(), default=0)) for run in runs]
     cycles = fmean(periods)
-    causes = dict.fromkeys(cause for _, charges in windows for cause in charges)
+    charges = _charges(runs[0])  # what the others wait for differs by less than how long
+    share = cycles / sum(charges.values())
     return Rate(
         cycles=cycles,
         spread=max(periods) - min(periods),
-        charges={c: fmean(charges.get(c, 0.0) for _, charges in windows) for c in causes},
+        charges={cause: charged * share for cause, charged in charges.items()},
         utilisation={pipe: busy / cycles for pipe, busy in demand.items()},
         seeds=seeds,
         iterations=iterations,
+    )
+
+
+def mean_rate(rates: Sequence[Rate]) -> Rate:
+    """The mean of rates of one loop under several policies."""
+    cycles = fmean(rate.cycles for rate in rates)
+    causes = dict.fromkeys(cause for rate in rates for cause in rate.charges)
+    return Rate(
+        cycles=cycles,
+        spread=max(rate.cycles for rate in rates) - min(rate.cycles for rate in rates),
+        charges={c: fmean(rate.charges.get(c, 0.0) for rate in rates) for c in causes},
+        utilisation={
+            pipe: busy * rates[0].cycles / cycles for pipe, busy in rates[0].utilisation.items()
+        },
+        seeds=sum(rate.seeds for rate in rates),
+        iterations=rates[0].iterations,
     )
 
 
@@ -194,13 +212,13 @@ def _demand(block: tuple[Stream, ...], residents: int) -> dict[str, int]:
     return demand
 
 
-def _measure(run: Run, floor: int) -> tuple[float, dict[str, float]]:
-    """The period of a run after its warm-up, and the charges of a period and block.
+def _period(run: Run, floor: int) -> float:
+    """The period of a run after its warm-up.
 
-    The window cuts iterations of some warps in two and may so hold less work than it counts.
-    No steady period is shorter than `floor`, the cycles of the widest pipe.
+    Warps differ in where they stand as the run ends, so each has a pace of its own and the
+    period follows from their sum. No steady period is shorter than `floor`, the cycles of the
+    widest pipe.
     """
-    warps, width = len(run.roles), run.warps_per_block
     done: dict[int, list[int]] = {}
     for role, issues in zip(run.roles, run.issues, strict=True):
         done.setdefault(id(role), []).append(len(issues) // len(role.items))
@@ -210,14 +228,24 @@ def _measure(run: Run, floor: int) -> tuple[float, dict[str, float]]:
             f"the roles run apart: iterations done are {', '.join(f'{mean:g}' for mean in means)}; "
             "barriers must hold the faster ones back"
         )
-    begin, end = run.completions[_WARM_UP * warps - 1], run.end
-    finished = sum(begin < completion <= end for completion in run.completions)
-    period = max((end - begin) * warps / finished, floor)
-    total: Counter[str] = Counter()
+    return max(len(run.roles) / sum(map(_pace, run.completions)), floor)
+
+
+def _charges(run: Run) -> Counter[str]:
+    """Cycles of a run after its warm-up by cause, summed over blocks."""
+    warps, width = len(run.roles), run.warps_per_block
+    begin = sorted(chain.from_iterable(run.completions))[_WARM_UP * warps - 1]
+    charges: Counter[str] = Counter()
     for first in range(0, warps, width):
         members = range(first, first + width)
-        total.update(
-            charge_cycles([(run.roles[w].items, run.issues[w]) for w in members], begin, end)
+        charges.update(
+            charge_cycles([(run.roles[w].items, run.issues[w]) for w in members], begin, run.end)
         )
-    share = period / ((end - begin) * (warps // width))
-    return period, {cause: cycles * share for cause, cycles in total.items()}
+    return charges
+
+
+def _pace(completions: list[int]) -> float:
+    """Iterations of a warp a cycle, after its warm-up."""
+    first = max(0, min(_WARM_UP, len(completions)) - 1)
+    measured = len(completions) - 1 - first
+    return measured / (completions[-1] - completions[first]) if measured > 0 else 0.0

@@ -46,10 +46,15 @@ def grid_trips(record: Record, path: tuple[int, ...]) -> GridTrips:
     pattern: tuple[Trips, ...] = (_block_trips(record, loops, {}),)
     if decisive:
         slowest = kernel.grid.index(decisive[-1])  # axes beyond it repeat the pattern
-        places = product(*(tuple(spans(kernel, axis)) for axis in kernel.grid[slowest::-1]))
+        axes = kernel.grid[slowest::-1]
+        trips = {
+            place: _block_trips(record, loops, _position(decisive, place))
+            for place in product(*(tuple(spans(kernel, axis)) for axis in decisive))
+        }
+        index = [axes.index(axis) for axis in decisive]
         pattern = tuple(
-            _block_trips(record, loops, _position(kernel.grid[slowest::-1], place))
-            for place in places
+            trips[tuple(place[i] for i in index)]
+            for place in product(*(tuple(spans(kernel, axis)) for axis in axes))
         )
     if len(set(pattern)) == 1:
         pattern = pattern[:1]

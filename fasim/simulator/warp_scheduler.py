@@ -27,6 +27,7 @@ from typing import Literal, get_args
 from fasim.simulator.stream import PIPES, Barrier, Stream
 
 Policy = Literal["greedy-then-oldest", "round-robin"]
+POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 #: An issue of an item: (ready, visible, accepted, issued, start, end, cause). The warp is ready
 #: when the item before has let it go; then the results it needs are visible, then its pipe
@@ -56,14 +57,14 @@ class Run:
         warps_per_block: so many of them in a row belong to one block.
         issues: the issues of each warp, in order. The last is the one it still waits for at
             `end`, as if it came then.
-        completions: when each iteration of each warp had left the last of its pipes, sorted.
+        completions: when each iteration had left the last of its pipes, in order, warp by warp.
         end: when the last of those that were asked for had.
     """
 
     roles: list[Stream]
     warps_per_block: int
     issues: list[list[Issue]]
-    completions: list[int]
+    completions: list[list[int]]
     end: int
 
 
@@ -90,8 +91,8 @@ def simulate(
             f"barrier_cycles is {barrier_cycles}, jitter_cycles {jitter_cycles}, queue_cycles "
             f"{queue_cycles}; the queue needs 1 or more, the others 0 or more"
         )
-    if policy not in get_args(Policy):
-        raise ValueError(f"policy is {policy!r}; choose from {', '.join(get_args(Policy))}")
+    if policy not in POLICIES:
+        raise ValueError(f"policy is {policy!r}; choose from {', '.join(POLICIES)}")
 
     # The block: its warps, and its barriers with all its warps at the unnamed one.
     of_role = [n for n, role in enumerate(block) for _ in range(role.warps_per_scheduler)]
@@ -132,8 +133,8 @@ def simulate(
 
     last = 0
     alone = [(warp,) for warp in warps]
-    completions: list[int] = []
-    target = iterations * len(programs)
+    completions: list[list[int]] = [[] for _ in programs]
+    left = iterations * len(programs)
     end = _NEVER
     while True:
         # The next free slot goes to the first warp that can issue then; if none can, the next
@@ -207,9 +208,10 @@ def simulate(
             if place == len(programs[warp]):
                 place = 0
                 finish[warp] = max(finish[warp], cycle)
-                completions.append(finish[warp])
-                if len(completions) == target:
-                    end = max(completions)
+                completions[warp].append(finish[warp])
+                left -= 1
+                if not left:
+                    end = max(done[-1] for done in completions if done)
             position[warp] = place
             items[warp] = item = programs[warp][place]
             gates[warp] = item[1]
@@ -232,7 +234,7 @@ def simulate(
         accepted = max(seen, min(accepts[gates[warp]], end))
         issued = max(accepted, end)
         issues[warp].append((begin, seen, accepted, issued, issued, issued, causes[warp]))
-    return Run(roles, width, issues, sorted(completions), end)
+    return Run(roles, width, issues, completions, end)
 
 
 def _barriers(block: tuple[Stream, ...], width: int) -> list[Barrier]:
