@@ -55,7 +55,6 @@ SOFTMAX_LONG, MASK_ADD, STRIDED_COPY, ELEMENTWISE = 48.0, 60.0, 30.0, 12.0
 # and scale each, beside those of a product. An estimate; the kernel waits for DRAM.
 DROPOUT = ELEMENTWISE + 18.0
 SHORT_ROW = 1024  # columns up to which a row is one warp's (softmax_warp_forward)
-ROWS_PER_COPY_BLOCK = 16
 # elementwise_kernel<128, 4>: four elements a thread, consecutive in what it writes.
 ELEMENTS_PER_BLOCK = 512
 
@@ -85,6 +84,11 @@ def softmax_mapping(seqlen_k: int, *, backward: bool = False) -> tuple[Mapping, 
     return streaming(short if seqlen_k <= SHORT_ROW else SOFTMAX_LONG, warps), rows
 
 
+def _rows_of_block(length: int, head_dim: int) -> int:
+    """Rows of a block of an elementwise kernel over so many rows of a head."""
+    return min(max(1, ELEMENTS_PER_BLOCK // head_dim), length)
+
+
 def _copy_program(source: str, target: str, axis: str) -> Callable[[Block, Attention], None]:
     def copy(block: Block, _: Attention) -> None:
         rows = block.rows(axis)
@@ -95,14 +99,14 @@ def _copy_program(source: str, target: str, axis: str) -> Callable[[Block, Atten
 
 def copy_kernel(problem: Attention, source: str, target: str, axes: tuple[str, ...]) -> Kernel:
     """read one tensor; write it again, laid out for a batched GEMM."""
-    axis = axes[2]
+    axis, lengths = axes[2], axes_of(problem)
     return Kernel(
         name=f"copy_{source}",
         program=_copy_program(source, target, axis),
         problem=problem,
         grid=(axis, axes[1], "batch"),
-        lengths=axes_of(problem),
-        tiles={axis: ROWS_PER_COPY_BLOCK},
+        lengths=lengths,
+        tiles={axis: _rows_of_block(lengths[axis], problem.head_dim)},
         tensors=(Tensor(source, axes, problem.dtype), Tensor(target, axes, problem.dtype)),
         mapping=streaming(STRIDED_COPY, warps=4),
     )
@@ -136,14 +140,13 @@ def transposed_copy_kernel(problem: Attention) -> Kernel:
 
 def copy_back_kernel(problem: Attention) -> Kernel:
     """read dK_copy, in which the keys of one column lie side by side; write dK as K lies."""
-    keys = max(1, ELEMENTS_PER_BLOCK // problem.head_dim)
     return Kernel(
         name="copy_dK_copy",
         program=_copy_program("dK_copy", "dK", "k"),
         problem=problem,
         grid=("k", "kv_head", "batch"),
         lengths=axes_of(problem),
-        tiles={"k": min(keys, problem.seqlen_k)},
+        tiles={"k": _rows_of_block(problem.seqlen_k, problem.head_dim)},
         tensors=(
             Tensor("dK_copy", KEY, problem.dtype, innermost="k"),
             Tensor("dK", KEY, problem.dtype),
@@ -155,6 +158,7 @@ def copy_back_kernel(problem: Attention) -> Kernel:
 def scale_kernel(problem: Attention, source: str, target: Tensor) -> Kernel:
     """read one tensor; write it scaled: what is folded into a product forward is not backward."""
     _, heads, *_, axis, _ = target.axes
+    lengths = axes_of(problem)
 
     def scale(block: Block, problem: Attention) -> None:
         rows = block.rows(axis)
@@ -166,8 +170,8 @@ def scale_kernel(problem: Attention, source: str, target: Tensor) -> Kernel:
         program=scale,
         problem=problem,
         grid=(axis, "head" if "group" in target.axes else heads, "batch"),
-        lengths=axes_of(problem),
-        tiles={axis: ROWS_PER_COPY_BLOCK},
+        lengths=lengths,
+        tiles={axis: _rows_of_block(lengths[axis], problem.head_dim)},
         tensors=(Tensor(source, target.axes, problem.dtype), target),
         mapping=streaming(ELEMENTWISE, warps=4),
     )
