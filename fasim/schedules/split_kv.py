@@ -142,9 +142,7 @@ def kernels(
     )
     first = Kernel(
         name="split_kv" if splits else "decode",
-        program=attend(
-            splits=splits, paged=bool(tiling.page_size), q_rows=q_rows, o_rows=o_rows
-        ),
+        program=attend(splits=splits, paged=bool(tiling.page_size), q_rows=q_rows, o_rows=o_rows),
         problem=problem,
         grid=("q", "split", head, "batch") if splits else ("q", "batch", head),
         lengths=lengths,

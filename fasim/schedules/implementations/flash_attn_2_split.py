@@ -7,12 +7,11 @@ Source: Dao-AILab/flash-attention v2.8.3, flash_fwd_launch_template.h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
 from fasim.schedules import split_kv
-from fasim.schedules.chain import QUERY
 from fasim.schedules.implementations import pytorch
 from fasim.schedules.language import Kernel
 from fasim.schedules.mapping import Mapping
@@ -128,7 +127,21 @@ def kernels(
     if not copied:
         return split_kv.kernels(problem, tiling, mapping, rows, compiled)
     return (
-        pytorch.copy_kernel(problem, "Q", Q_ROWS, QUERY),
+        _copy_rows(problem, "Q", Q_ROWS),
         *split_kv.kernels(problem, tiling, mapping, rows, compiled, Q_ROWS, O_ROWS),
-        pytorch.copy_kernel(problem, O_ROWS, "O", QUERY),
+        _copy_rows(problem, O_ROWS, "O"),
+    )
+
+
+def _copy_rows(problem: Attention, source: str, target: str) -> Kernel:
+    """read one tensor; write it with the rows of a folded group in another order.
+
+    Folding is the layout's here: the values of a row are the same on both sides.
+    """
+    kernel = pytorch.copy_kernel(problem, source, target, ("batch", "kv_head", "q", "d"))
+    return replace(
+        kernel,
+        lengths={**kernel.lengths, "q": problem.group},
+        tiles={"q": pytorch.rows_of_block(problem.group, problem.head_dim)},
+        group=problem.group,
     )

@@ -48,9 +48,14 @@ SOURCE = "flash-attn 2.8.3, hopper/benchmark_flash_attention_fp8.py (attention_p
 # PyTorch 2.13, 1024 columns of fp16, sm_80, CUDA 13.0). Forward takes an exact exp and an exact
 # division of each element; backward is a product and a difference.
 SOFTMAX_SHORT, SOFTMAX_SHORT_BACKWARD = 38.3, 13.7
-# Figures taken over; how they were counted is not known: softmax over 1024 columns, a broadcast
-# mask added, a strided copy, a product of two tensors.
-SOFTMAX_LONG, MASK_ADD, STRIDED_COPY, ELEMENTWISE = 48.0, 60.0, 30.0, 12.0
+# Over 1024 columns a row is a block's. Forward is a figure taken over. The loops of
+# cunn_SoftMaxForward and cunn_SoftMaxBackward (SoftMax.cu, written down from memory and compiled
+# likewise) run 38 and 8 instructions an element; what a thread does around them, for the 16
+# elements it has of 2048, makes that 48 and about 14.
+SOFTMAX_LONG, SOFTMAX_LONG_BACKWARD = 48.0, 14.0
+# Figures taken over; how they were counted is not known: a broadcast mask added, a strided copy, a
+# product of two tensors.
+MASK_ADD, STRIDED_COPY, ELEMENTWISE = 60.0, 30.0, 12.0
 # fused_dropout draws four numbers a Philox call: 60 instructions over 4, and 3 to convert, compare
 # and scale each, beside those of a product. An estimate; the kernel waits for DRAM.
 DROPOUT = ELEMENTWISE + 18.0
@@ -80,11 +85,13 @@ def softmax_block(seqlen_k: int) -> tuple[int, int]:
 def softmax_mapping(seqlen_k: int, *, backward: bool = False) -> tuple[Mapping, int]:
     """Mapping and rows of a block of the softmax kernel, or of its backward."""
     warps, rows = softmax_block(seqlen_k)
-    short = SOFTMAX_SHORT_BACKWARD if backward else SOFTMAX_SHORT
-    return streaming(short if seqlen_k <= SHORT_ROW else SOFTMAX_LONG, warps), rows
+    short, long = SOFTMAX_SHORT, SOFTMAX_LONG
+    if backward:
+        short, long = SOFTMAX_SHORT_BACKWARD, SOFTMAX_LONG_BACKWARD
+    return streaming(short if seqlen_k <= SHORT_ROW else long, warps), rows
 
 
-def _rows_of_block(length: int, head_dim: int) -> int:
+def rows_of_block(length: int, head_dim: int) -> int:
     """Rows of a block of an elementwise kernel over so many rows of a head."""
     return min(max(1, ELEMENTS_PER_BLOCK // head_dim), length)
 
@@ -106,7 +113,7 @@ def copy_kernel(problem: Attention, source: str, target: str, axes: tuple[str, .
         problem=problem,
         grid=(axis, axes[1], "batch"),
         lengths=lengths,
-        tiles={axis: _rows_of_block(lengths[axis], problem.head_dim)},
+        tiles={axis: rows_of_block(lengths[axis], problem.head_dim)},
         tensors=(Tensor(source, axes, problem.dtype), Tensor(target, axes, problem.dtype)),
         mapping=streaming(STRIDED_COPY, warps=4),
     )
@@ -146,7 +153,7 @@ def copy_back_kernel(problem: Attention) -> Kernel:
         problem=problem,
         grid=("k", "kv_head", "batch"),
         lengths=axes_of(problem),
-        tiles={"k": _rows_of_block(problem.seqlen_k, problem.head_dim)},
+        tiles={"k": rows_of_block(problem.seqlen_k, problem.head_dim)},
         tensors=(
             Tensor("dK_copy", KEY, problem.dtype, innermost="k"),
             Tensor("dK", KEY, problem.dtype),
@@ -171,7 +178,7 @@ def scale_kernel(problem: Attention, source: str, target: Tensor) -> Kernel:
         problem=problem,
         grid=(axis, "head" if "group" in target.axes else heads, "batch"),
         lengths=lengths,
-        tiles={axis: _rows_of_block(lengths[axis], problem.head_dim)},
+        tiles={axis: rows_of_block(lengths[axis], problem.head_dim)},
         tensors=(Tensor(source, target.axes, problem.dtype), target),
         mapping=streaming(ELEMENTWISE, warps=4),
     )
@@ -202,10 +209,45 @@ def add_mask_kernel(problem: Attention) -> Kernel:
     )
 
 
+def _fill(block: Block, _: Attention) -> None:
+    m_rows = block.rows("q")
+    block.store("mask_full", block.full(0.0, m_rows, block.all("k")), m_rows)
+
+
+def _hide(block: Block, _: Attention) -> None:
+    m_rows = block.rows("q")
+    block.store("mask_fp32", block.mask(block.load("mask_full", m_rows)), m_rows)
+
+
+def _cast(block: Block, problem: Attention) -> None:
+    m_rows = block.rows("q")
+    block.store("mask", block.load("mask_fp32", m_rows).to(problem.dtype), m_rows)
+
+
+def mask_kernels(problem: Attention) -> tuple[Kernel, ...]:
+    """full, triu, to: an FP32 mask [seqlen_q, seqlen_k] is filled, cut, and cast to `mask`."""
+    full, cut = (Tensor(name, ("q", "k"), "fp32") for name in ("mask_full", "mask_fp32"))
+    mask = Tensor("mask", ("q", "k"), problem.dtype)
+    steps = (("full", _fill, (full,)), ("triu", _hide, (full, cut)), ("cast", _cast, (cut, mask)))
+    return tuple(
+        Kernel(
+            name=f"mask_{name}",
+            program=program,
+            problem=problem,
+            grid=("q",),
+            lengths=axes_of(problem),
+            tiles={"q": 1},
+            tensors=tensors,
+            mapping=streaming(ELEMENTWISE, warps=4),
+        )
+        for name, program, tensors in steps
+    )
+
+
 def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
-    """The chain: copies, QKᵀ, [mask], softmax, [dropout], a copy, PV."""
+    """The chain: copies, QKᵀ, [a mask made and added], softmax, [dropout], a copy, PV."""
     softmax, rows_per_block = softmax_mapping(problem.seqlen_k)
-    masked = (add_mask_kernel(problem),) if problem.masked else ()
+    masked = (*mask_kernels(problem), add_mask_kernel(problem)) if problem.masked else ()
     scores = "S_masked" if problem.masked else "S"
     return (
         copy_kernel(problem, "Q", "Q_copy", QUERY),
