@@ -170,6 +170,8 @@ def _forward(problem: Attention, gpu: Gpu, options: Options, compiled: int) -> P
     if split_kernel or chosen.pack_gqa:
         schedule = "split_kv" if splits > 1 else "decode"
         copied = split_path.copies_rows(problem, chosen.pack_gqa, options)
+        if copied:
+            said.append("as in mha_varlen_fwd, Q is copied into rows of folded heads, and O back")
         mapped = mapping(warps, q=split_path.Q_ROWS if copied else "Q")
         kernels = split_path.kernels(problem, tiling, mapped, compiled, copied=copied)
     else:
