@@ -31,7 +31,8 @@ def test_flash_moves_between_compulsory_and_global_bytes_and_less_than_standard(
         levels = run.bytes_at
         # Summed over kernels: a chain finds a little of what the kernel before left in L2.
         assert levels["compulsory"] <= levels["dram"] * 1.01
-        assert levels["dram"] <= levels["l2"] <= levels["global"]
+        # And whole sectors reach L2: eager PyTorch's K, copied transposed, is 16 times its bytes.
+        assert levels["dram"] <= levels["l2"] <= levels["global"] * 1.05
     standard, flash = study.headlines
     assert flash.bytes_at["compulsory"] <= flash.bytes_at["dram"]
     assert standard.bytes_at["dram"] > 5 * flash.bytes_at["dram"]
