@@ -42,6 +42,7 @@ class Tensor:
             table names in order; 0 if it is contiguous.
         repeated: blocks may write the same values to the same place, as each works them out for
             itself.
+        innermost: the axis whose elements lie side by side, if it is not the last named.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Tensor:
     dtype: str
     page_rows: int = 0
     repeated: bool = False
+    innermost: str = ""
 
     @property
     def element_bytes(self) -> int:

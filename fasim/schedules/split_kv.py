@@ -21,12 +21,14 @@ from fasim.schedules.online_softmax import OnlineSoftmax
 from fasim.schedules.tiling import Tiling
 
 
-def attend(*, splits: bool, paged: bool) -> Callable[[Block, Attention], None]:
+def attend(
+    *, splits: bool, paged: bool, q_rows: str = "Q", o_rows: str = "O"
+) -> Callable[[Block, Attention], None]:
     """The program of the first kernel: FlashAttention-2's loop over this split's keys."""
 
     def program(block: Block, problem: Attention) -> None:
         m_rows = block.rows("q")
-        q = block.load("Q", m_rows)
+        q = block.load(q_rows, m_rows)
         softmax = OnlineSoftmax(block, m_rows, problem.scale)
         acc_o = block.full(0.0, m_rows, block.all("d"))
         within = block.rows("split") if splits else None
@@ -42,24 +44,29 @@ def attend(*, splits: bool, paged: bool) -> Callable[[Block, Attention], None]:
             block.store("O_partial", o, m_rows)
             block.store("LSE_partial", softmax.lse(), m_rows)
         else:
-            block.store("O", o.to(problem.dtype), m_rows)
+            block.store(o_rows, o.to(problem.dtype), m_rows)
             block.store("LSE", softmax.lse(), m_rows)
 
     return program
 
 
-def combine(block: Block, problem: Attention) -> None:
-    """read O_partial, LSE_partial; write O, LSE. A split that saw nothing has weight 0."""
-    m_rows = block.rows("q")
-    softmax = OnlineSoftmax(block, m_rows, scale=1.0)
-    acc_o = block.full(0.0, m_rows, block.all("d"))
-    for split in block.loop("split"):
-        lse = block.load("LSE_partial", split, m_rows)
-        o = block.load("O_partial", split, m_rows)
-        weight, correction = softmax.merge(lse)
-        acc_o = acc_o * correction + o * weight
-    block.store("O", (acc_o * softmax.inverse()).to(problem.dtype), m_rows)
-    block.store("LSE", softmax.lse(), m_rows)
+def combine(o_rows: str = "O") -> Callable[[Block, Attention], None]:
+    """The program of the second kernel."""
+
+    def program(block: Block, problem: Attention) -> None:
+        """read O_partial, LSE_partial; write O, LSE. A split that saw nothing has weight 0."""
+        m_rows = block.rows("q")
+        softmax = OnlineSoftmax(block, m_rows, scale=1.0)
+        acc_o = block.full(0.0, m_rows, block.all("d"))
+        for split in block.loop("split"):
+            lse = block.load("LSE_partial", split, m_rows)
+            o = block.load("O_partial", split, m_rows)
+            weight, correction = softmax.merge(lse)
+            acc_o = acc_o * correction + o * weight
+        block.store(o_rows, (acc_o * softmax.inverse()).to(problem.dtype), m_rows)
+        block.store("LSE", softmax.lse(), m_rows)
+
+    return program
 
 
 def write_cache(block: Block, problem: Attention) -> None:  # noqa: ARG001 - as every program
@@ -104,6 +111,8 @@ def kernels(
     mapping: Mapping,
     combine_rows: int = 4,
     head_dim: int = 0,
+    q_rows: str = "Q",
+    o_rows: str = "O",
 ) -> tuple[Kernel, ...]:
     """The chain: one kernel, and a combining one where the keys are split.
 
@@ -113,6 +122,7 @@ def kernels(
     Args:
         combine_rows: rows of one head that a block of the combining kernel takes.
         head_dim: of the compiled kernel, if it pads the problem's.
+        q_rows, o_rows: the tensors of queries and of their results.
     """
     dtype, splits = problem.dtype, tiling.num_splits > 1
     head, group = ("kv_head", problem.group) if tiling.pack_gqa else ("head", 1)
@@ -125,19 +135,19 @@ def kernels(
     }
     cache = tuple(Tensor(name, KEY, dtype, tiling.page_size) for name in ("K", "V"))
     table = (Tensor("page_table", PAGE_TABLE, "int32"),) if tiling.page_size else ()
-    outputs = (Tensor("O", query, dtype), Tensor("LSE", rows, "fp32"))
+    outputs = (Tensor(o_rows, query, dtype), Tensor("LSE", rows, "fp32"))
     partials = (
         Tensor("O_partial", ("batch", "split", *query[1:]), "fp32"),
         Tensor("LSE_partial", ("batch", "split", *rows[1:]), "fp32"),
     )
     first = Kernel(
         name="split_kv" if splits else "decode",
-        program=attend(splits=splits, paged=bool(tiling.page_size)),
+        program=attend(splits=splits, paged=bool(tiling.page_size), q_rows=q_rows, o_rows=o_rows),
         problem=problem,
         grid=("q", "split", head, "batch") if splits else ("q", "batch", head),
         lengths=lengths,
         tiles={"q": tiling.tile_m, "k": tiling.tile_n, "d": max(head_dim, problem.head_dim)},
-        tensors=(Tensor("Q", query, dtype), *cache, *table, *(partials if splits else outputs)),
+        tensors=(Tensor(q_rows, query, dtype), *cache, *table, *(partials if splits else outputs)),
         mapping=mapping,
         descending=frozenset({"k"}) if tiling.descending else frozenset(),
         group=group,
@@ -146,7 +156,7 @@ def kernels(
         return (first,)
     second = Kernel(
         name="combine",
-        program=combine,
+        program=combine(o_rows),
         problem=problem,
         grid=("q", head, "batch"),
         lengths=lengths,

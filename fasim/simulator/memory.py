@@ -122,7 +122,7 @@ def memory_traffic(
 
 def _sector_factor(record: Record, tensor: Tensor, gpu: Gpu) -> float:
     """Sectors over bytes: a row that ends inside a sector still moves all of it."""
-    inner = tensor.axes[-1]
+    inner = tensor.innermost or tensor.axes[-1]
     tile = record.kernel.lengths[inner]
     for op in record.once():
         if op.name == tensor.name and op.kind in ACCESSES and inner in op.rows:

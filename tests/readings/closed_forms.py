@@ -257,6 +257,18 @@ def copy(name: str, size: int) -> Counted:
     return Counted(f"copy_{source}", compulsory=moved, global_=moved)
 
 
+def make_mask(shape: Shape) -> list[Counted]:
+    """Filled and cut in FP32, then cast."""
+    scores = shape.q_len * shape.k_len
+    full, cut = {"mask_full": (0, 4 * scores)}, {"mask_full": (4 * scores, 0)}
+    cut["mask_fp32"] = (0, 4 * scores)
+    cast = {"mask_fp32": (4 * scores, 0), "mask": (0, shape.element_bytes * scores)}
+    return [
+        Counted(f"mask_{name}", compulsory=moved, global_=moved)
+        for name, moved in (("full", full), ("triu", cut), ("cast", cast))
+    ]
+
+
 def pytorch(shape: Shape, tile_m: int, tile_n: int, k_step: int) -> list[Counted]:
     """`attention_pytorch` of the FlashAttention benchmarks; the mask is one for all heads."""
     one_mask = shape.q_len * shape.k_len * shape.element_bytes
@@ -269,11 +281,11 @@ def pytorch(shape: Shape, tile_m: int, tile_n: int, k_step: int) -> list[Counted
     return [
         copy("Q", shape.query),
         copy("K", shape.key),
-        copy("V", shape.key),
         query_key(shape, tile_m, tile_n, k_step, "Q_copy", "K_copy"),
-        *([add_mask] if shape.masked else []),
+        *([*make_mask(shape), add_mask] if shape.masked else []),
         softmax(shape, "S_masked" if shape.masked else "S"),
         *dropout(shape),
+        copy("V", shape.key),
         probability_value(shape, tile_m, tile_n, k_step, "V_copy"),
     ]
 

@@ -35,13 +35,17 @@ def test_the_peak_of_a_long_chain_is_not_the_sum() -> None:
     problem = Attention(1, 4, 1024, 1024, 64, causal=True)
     query, scores, mask = 4 * 1024 * 64 * 2, 4 * 1024 * 1024 * 2, 1024 * 1024 * 2
     found = footprint(build_pytorch(problem, Tiles(64, 64)))
-    held_by_caller = 4 * query + mask
-    # While the mask is added: S, S_masked and the copy of V, as Q's and K's are done with.
-    assert found.peak_bytes == held_by_caller + 2 * scores + query
-    assert sum(found.by_tensor.values()) == held_by_caller + 3 * scores + 3 * query
+    held_by_caller = 4 * query
+    # While the mask is added: S, the mask and S_masked, as the copies of Q and K are done with.
+    assert found.peak_bytes == held_by_caller + 2 * scores + mask
+    wide_masks = 2 * 2 * mask  # in FP32, filled and cut
+    assert sum(found.by_tensor.values()) == (
+        held_by_caller + 3 * scores + 3 * query + mask + wide_masks
+    )
     kernels = build_pytorch(problem, Tiles(64, 64))
     assert intermediates(kernels) == {
         *("Q_copy", "K_copy", "V_copy"),
+        *("mask_full", "mask_fp32", "mask"),
         *("S", "S_masked", "P"),
     }
 

@@ -167,6 +167,30 @@ def test_writing_the_new_tokens_moves_them_twice(a100: Gpu) -> None:
     assert_right(problem, kernels, inputs)
 
 
+@pytest.mark.parametrize(
+    ("batch", "kv_heads", "copied"), [(3, 2, True), (1, 2, False), (3, 1, False), (3, 8, False)]
+)
+@pytest.mark.parametrize("keys", [40, 900])
+def test_a_server_copies_rows_that_are_no_view(
+    a100: Gpu, batch: int, kv_heads: int, copied: bool, keys: int
+) -> None:
+    """Q goes to (batch · group, kv_heads, d), a view of one sequence or of one key/value head."""
+    problem = Attention(batch, 8, 1, keys, 64, kv_heads)
+    options = Options(page_size=16, writes_kv=True)
+    kernels = catalog.plan(problem, a100, implementation="flash-attn-2", options=options).kernels
+    names = [kernel.name for kernel in kernels]
+    assert (names[1] == "copy_Q", names[-1] == "copy_O_rows") == (copied, copied)
+    inputs = numerics.random_inputs(problem)
+    for kernel, level in zip(
+        traffic(kernels).kernels, numerics.run(kernels, inputs).kernels, strict=True
+    ):
+        assert moved(kernel.global_) == moved(level)
+    if copied:
+        rows = batch * 8 * 64 * 2
+        assert moved(traffic(kernels).kernels[1].global_) == {"Q": (rows, 0), "Q_rows": (0, rows)}
+    assert_right(problem, kernels, inputs)
+
+
 def test_memory_holds_whole_pages_and_the_partials(a100: Gpu) -> None:
     problem = Attention(2, 8, 1, 1000, 64, 2)
     options = Options(num_splits=3, page_size=256)

@@ -241,7 +241,9 @@ def works(draw):
 @given(works())
 @settings(max_examples=200, deadline=None)
 def test_every_tick_of_every_slot_has_a_cause_and_dram_bounds_hold(work):
-    result = simulate(work, timeline=True)
+    result = simulate(work, repeat=False, timeline=True)
+    repeated = simulate(work)
+    assert sum(repeated.slot_ticks.values()) == work.slots * repeated.ticks
     assert sum(result.slot_ticks.values()) == work.slots * result.ticks
     assert min(result.slot_ticks.values(), default=0) >= 0
     assert result.ticks >= work.launch_ticks + sum(result.dram_bytes.values())

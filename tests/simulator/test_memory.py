@@ -39,10 +39,10 @@ def test_misses_grow_without_a_cliff():
     assert miss_share(100, 1.0) == pytest.approx(1)
 
 
-def chain(schedule="flash2", gpu_name="a100", problem=None):
+def chain(schedule="flash2", gpu_name="a100", problem=None, implementation=None):
     gpu = load(gpu_name).gpu
     problem = problem or Attention(2, 8, 2048, 2048, 64)
-    kernels = plan(problem, gpu, schedule).kernels
+    kernels = plan(problem, gpu, schedule, implementation=implementation).kernels
     return gpu, list(zip(map(cached_record, kernels), traffic(kernels).kernels, strict=True))
 
 
@@ -105,6 +105,22 @@ def test_rows_shorter_than_a_sector_move_whole_sectors():
     memory = memory_traffic(record, exact, gpu, 216, Residency({}))
     assert gpu.l2.sector_bytes == 32
     assert memory.l2["K"].read_bytes * 80 == exact.global_["K"].read_bytes * 96
+
+
+def test_a_transposed_copy_reads_a_sector_an_element():
+    """Lanes along keys: of K's 32-byte sectors each gives two bytes. dK's come back by eights."""
+    problem = Attention(1, 1, 1024, 1024, 64, direction="both")
+    gpu, kernels = chain(None, problem=problem, implementation="pytorch")
+    by_name = {record.kernel.name: (record, exact) for record, exact in kernels}
+    for name, source, target, sectors in (
+        ("copy_K", "K", "K_copy", 16),
+        ("copy_dK_copy", "dK_copy", "dK", 2),
+    ):
+        record, exact = by_name[name]
+        moved = memory_traffic(record, exact, gpu, 1728, Residency({}))
+        assert moved.l2[source].read_bytes == sectors * exact.global_[source].read_bytes
+        assert moved.l2[target].write_bytes == exact.global_[target].write_bytes
+        assert moved.dram[source].read_bytes == exact.compulsory[source].read_bytes
 
 
 def test_a_small_kernel_leaves_what_it_touched_and_a_large_one_sweeps_it_out():

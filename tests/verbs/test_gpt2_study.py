@@ -18,6 +18,8 @@ from fasim.verbs.studies.gpt2 import (
     purpose,
 )
 
+KEY_BYTES = 64 * 16 * 1024 * 64 * 2
+
 
 @pytest.fixture(scope="module")
 def study() -> Gpt2Study:
@@ -31,7 +33,9 @@ def test_flash_moves_between_compulsory_and_global_bytes_and_less_than_standard(
         levels = run.bytes_at
         # Summed over kernels: a chain finds a little of what the kernel before left in L2.
         assert levels["compulsory"] <= levels["dram"] * 1.01
-        assert levels["dram"] <= levels["l2"] <= levels["global"]
+        # Whole sectors reach L2: of K as eager PyTorch copies it 16 times its bytes, of dK twice.
+        sectors = 16 * KEY_BYTES if run.configuration.implementation == "pytorch" else 0
+        assert levels["dram"] <= levels["l2"] <= levels["global"] + sectors
     standard, flash = study.headlines
     assert flash.bytes_at["compulsory"] <= flash.bytes_at["dram"]
     assert standard.bytes_at["dram"] > 5 * flash.bytes_at["dram"]

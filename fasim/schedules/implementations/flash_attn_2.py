@@ -82,7 +82,7 @@ def _one_large_block(gpu: Gpu) -> bool:
     return memory.max_block_bytes >= large and memory.capacity_bytes < 2 * small
 
 
-def mapping(warps: int, stages: int = 1) -> Mapping:
+def mapping(warps: int, stages: int = 1, q: str = "Q") -> Mapping:
     """Four or eight warps, one buffer each for Q, K and V, no deeper pipeline.
 
     Per step: wait for K, barrier, issue V; S = QKᵀ; wait for V, barrier, issue the next K;
@@ -92,7 +92,7 @@ def mapping(warps: int, stages: int = 1) -> Mapping:
         warps=warps,
         matrix_unit="mma.sync",
         copy_unit="cp.async",
-        buffers=(("Q", 1), ("K", stages), ("V", stages)),
+        buffers=((q, 1), ("K", stages), ("V", stages)),
         wait_before=(("K", "S"), ("V", "row_max")),
         operands_in_registers=("O",),
         source=SOURCE,
@@ -169,7 +169,11 @@ def _forward(problem: Attention, gpu: Gpu, options: Options, compiled: int) -> P
     tiling = Tiling(rows, columns, True, splits, chosen.pack_gqa, options.page_size or 0)
     if split_kernel or chosen.pack_gqa:
         schedule = "split_kv" if splits > 1 else "decode"
-        kernels = split_path.kernels(problem, tiling, mapping(warps), compiled)
+        copied = split_path.copies_rows(problem, chosen.pack_gqa, options)
+        if copied:
+            said.append("as in mha_varlen_fwd, Q is copied into rows of folded heads, and O back")
+        mapped = mapping(warps, q=split_path.Q_ROWS if copied else "Q")
+        kernels = split_path.kernels(problem, tiling, mapped, compiled, copied=copied)
     else:
         schedule = "flash2"
         kernels = flash2.kernels(problem, tiling, mapping(warps), compiled)

@@ -7,19 +7,22 @@ Source: Dao-AILab/flash-attention v2.8.3, flash_fwd_launch_template.h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
 from fasim.schedules import split_kv
+from fasim.schedules.implementations import pytorch
 from fasim.schedules.language import Kernel
 from fasim.schedules.mapping import Mapping
+from fasim.schedules.plan import Options
 from fasim.schedules.tiling import Tiling
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
 
 SOURCE = "Dao-AILab/flash-attention v2.8.3, flash_fwd_launch_template.h and flash_api.cpp"
+Q_ROWS, O_ROWS = "Q_rows", "O_rows"  # copies, in the order of folded rows
 TILE_M = 64
 WARPS = 4
 MAX_SPLITS = 128
@@ -96,9 +99,49 @@ def combine_rows(head_dim: int) -> int:
     return 4 if head_dim % 128 == 0 else 8 if head_dim % 64 == 0 else 16
 
 
+def copies_rows(problem: Attention, packed: bool, options: Options) -> bool:
+    """Whether Q is copied into rows of folded heads, and O back, by kernels of their own.
+
+    A server calls `mha_varlen_fwd`, which takes sequences end to end: it reshapes Q from
+    (batch, kv_heads, group, d) to (batch · group, kv_heads, d), no view of Q unless there is one
+    sequence or one key/value head. O has to go into the caller's tensor the same way back.
+    """
+    serving = options.page_size is not None and options.writes_kv is True
+    return serving and packed and problem.seqlen_q == 1 and min(problem.batch, problem.kv_heads) > 1
+
+
 def kernels(
-    problem: Attention, tiling: Tiling, mapping: Mapping, compiled: int = 0
+    problem: Attention,
+    tiling: Tiling,
+    mapping: Mapping,
+    compiled: int = 0,
+    *,
+    copied: bool = False,
 ) -> tuple[Kernel, ...]:
-    """The chain of a call with this tiling, in a kernel compiled for a head dimension."""
+    """The chain of a call with this tiling, in a kernel compiled for a head dimension.
+
+    Args:
+        copied: whether the folded rows of Q and of O are copies.
+    """
     rows = combine_rows(max(compiled, problem.head_dim))
-    return split_kv.kernels(problem, tiling, mapping, rows, compiled)
+    if not copied:
+        return split_kv.kernels(problem, tiling, mapping, rows, compiled)
+    return (
+        _copy_rows(problem, "Q", Q_ROWS),
+        *split_kv.kernels(problem, tiling, mapping, rows, compiled, Q_ROWS, O_ROWS),
+        _copy_rows(problem, O_ROWS, "O"),
+    )
+
+
+def _copy_rows(problem: Attention, source: str, target: str) -> Kernel:
+    """read one tensor; write it with the rows of a folded group in another order.
+
+    Folding is the layout's here: the values of a row are the same on both sides.
+    """
+    kernel = pytorch.copy_kernel(problem, source, target, ("batch", "kv_head", "q", "d"))
+    return replace(
+        kernel,
+        lengths={**kernel.lengths, "q": problem.group},
+        tiles={"q": pytorch.rows_of_block(problem.group, problem.head_dim)},
+        group=problem.group,
+    )

@@ -113,7 +113,7 @@ def kernels(problem: Attention) -> tuple[Kernel, ...]:
 def backward_kernels(problem: Attention) -> tuple[Kernel, ...]:
     """The chain: a cast of dO, dV, dP, [dropout], grad·output, dS, dK, dQ, scales, casts."""
     wide, gemm = replace(problem, dtype="fp32"), cublas.sgemm()
-    softmax, rows_per_block = pytorch.softmax_mapping(problem.seqlen_k)
+    softmax, rows_per_block = pytorch.softmax_mapping(problem.seqlen_k, backward=True)
     elementwise = pytorch.streaming(pytorch.ELEMENTWISE, warps=4)
     p = after_dropout(problem, "P")
     dk, dv = (Tensor(name, KEY, "fp32") for name in ("dK_scaled", "dV_copy"))

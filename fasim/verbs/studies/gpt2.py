@@ -84,6 +84,7 @@ CONFIGURATIONS = (
 PURPOSES = {
     "copy": "copies",
     "group": "copies",
+    "mask": "mask",
     "add_mask": "mask",
     "softmax": "softmax",
     "grad_output": "softmax",
