@@ -24,9 +24,6 @@ WGMMA_KERNEL_REGISTERS = 40
 SPECIALISED_KERNEL_REGISTERS = 24
 # A streaming kernel: addresses and loop state besides the elements it holds.
 STREAMING_KERNEL_REGISTERS = 24
-# A tensor that its loop goes along: running address and row stride of 64 bits each, bound and
-# predicate. Chosen beside FlashAttention-2's combining kernel (52 to 72), and so no evidence.
-LOOP_TENSOR_REGISTERS = 8
 REGISTER_ALLOCATION = 8  # registers a thread are allotted in eights (CUDA occupancy rules)
 REGISTER_BYTES = 4
 # A thread's, and a block's: CUDA C++ Programming Guide, technical specifications, from compute
@@ -176,14 +173,12 @@ def _estimate_registers(record: Record) -> tuple[int, int]:
             return SPECIALISED_KERNEL_REGISTERS, -(-accumulators // threads)
         besides = WGMMA_KERNEL_REGISTERS if asynchronous else TENSOR_KERNEL_REGISTERS
         return besides, -(-accumulators // threads)
-    inside = [op for op in record.once() if op.path]
-    walked = {op.name for op in inside if op.kind in ("load", "store", "reduce")}
     # What a loop carries begins as a constant, and lives beside what the loop loads.
-    begins = {index for op in inside for index in op.inputs if record.ops[index].kind == "full"}
-    widest = max(op.elements for op in record.once())
-    held = [widest, *(record.ops[index].elements for index in begins)]
-    besides = STREAMING_KERNEL_REGISTERS + LOOP_TENSOR_REGISTERS * len(walked)
-    return besides, sum(-(-elements // threads) for elements in held)
+    inside = {index for op in record.once() if op.path for index in op.inputs}
+    carried = [record.ops[index] for index in inside if record.ops[index].kind == "full"]
+    widest = max(record.once(), key=lambda op: op.elements)
+    held = sum(-(-op.elements // threads) for op in (*carried, widest))
+    return STREAMING_KERNEL_REGISTERS, held
 
 
 def _accumulators(record: Record) -> int:

@@ -115,8 +115,10 @@ def test_the_kernel_of_a_row_is_the_one_that_fasim_has(row: Compiled) -> None:
 
 def test_estimated_registers_give_the_compiled_kernels_blocks() -> None:
     rows = facts()
-    missed = [str(row) for row in rows if not agrees(row)]
-    assert 1 - len(missed) / len(rows) >= LEAST_AGREEMENT, missed
+    missed = [row for row in rows if not agrees(row)]
+    assert 1 - len(missed) / len(rows) >= LEAST_AGREEMENT, [str(row) for row in missed]
+    # FlashAttention-2's combining kernel takes 52 to 72, with LSEs of up to 128 splits.
+    assert {row.fields["kernel"] for row in missed} == {"combine"}
 
 
 def test_a_block_gets_no_more_registers_than_there_are() -> None:
@@ -135,3 +137,12 @@ def test_launch_bounds_take_registers_from_a_thread() -> None:
     assert use_of(kernel).registers_per_thread == 128
     unbound = replace(kernel, mapping=replace(kernel.mapping, least_blocks=1))
     assert use_of(unbound).registers_per_thread == 152
+
+
+def test_a_streaming_loop_holds_what_it_carries() -> None:
+    """Combining splits, 8 rows of 64 over 128 threads: O and its part, 4 each, sum and maximum."""
+    problem = Attention(1, 1, 1024, 1024, 64)
+    gpu = load("a100").gpu
+    options = Options(num_splits=4)
+    combine = catalog.plan(problem, gpu, implementation="flash-attn-2", options=options).kernels[1]
+    assert use_of(combine).registers_per_thread == -(-(24 + 4 + 4 + 1 + 1) // 8) * 8
