@@ -45,7 +45,7 @@ from fasim.cli.options import (
     profile_of,
     scenario_of,
 )
-from fasim.cli.printing import print_json, print_note, print_result
+from fasim.cli.printing import print_json, print_note, print_result, progress_of
 
 
 @app.command(
@@ -130,7 +130,9 @@ def predict(
 @app.command(
     epilog="Examples: "
     "fasim compare --gpu a100 --batch 64 --heads 16 --seqlen 1024 --head-dim 64; "
-    "fasim compare --gpu a100 --gpu h100 --schedule flash2 --heads 16 --seqlen 8192 --head-dim 128"
+    "fasim compare --gpu a100 --gpu h100 --schedule flash2 --heads 16 --seqlen 8192 "
+    "--head-dim 128; "
+    "fasim compare --gpu h100 --all --heads 16 --seqlen 4096 --head-dim 128"
 )
 def compare(
     gpu: GpusOption,
@@ -139,6 +141,9 @@ def compare(
     set_: SetOption = None,
     schedule: SchedulesOption = None,
     implementation: ImplementationsOption = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="every schedule that suits, and every implementation")
+    ] = False,
     batch: BatchOption = 1,
     kv_heads: KvHeadsOption = None,
     seqlen: SeqlenOption = None,
@@ -185,5 +190,7 @@ def compare(
         schedules=schedule or (),
         implementations=implementation or (),
         options=options_of(tile, warps, stages, num_splits, pack_gqa, page_size, writes_kv),
+        everything=everything,
+        progress=progress_of("predictions"),
     )
     print_result(comparison.to_dict, lambda: comparison_text(comparison), as_json)

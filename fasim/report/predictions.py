@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fasim.problem import Attention, Scenario
 from fasim.readings.traffic import Level, total
@@ -19,6 +19,7 @@ from fasim.verbs.intensity import Intensity
 from fasim.verbs.prediction import LEVELS, MODELLED, Prediction
 
 SHOWN_ELASTICITIES = 3
+MOST_OPENED = 4  # predictions side by side whose tensors are listed too
 SMALL_SHARE = 0.005  # causes under half a percent of the time are not worth a line
 
 
@@ -79,13 +80,15 @@ def intensity_line(found: Intensity) -> str:
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """Predictions side by side, then the bytes of each by tensor and level."""
+    """Predictions side by side; of a few, the bytes of each by tensor and level too."""
     parts = []
+    opened = len(comparison.rows) <= MOST_OPENED
     if comparison.rows:
         first = comparison.rows[0].prediction
-        parts.append(f"{problem_line(first.problem)}\n{scenario_line(first.scenario)}")
+        where = "" if _several_gpus(comparison) else f"{first.gpu} ({first.gpu_title})\n"
+        parts.append(f"{where}{problem_line(first.problem)}\n{scenario_line(first.scenario)}")
         parts += [_side_by_side(comparison), _levels_side_by_side(comparison)]
-        for row in comparison.rows:
+        for row in comparison.rows if opened else ():
             prediction = row.prediction
             heading = f"{prediction.name} on {prediction.gpu}, tile {prediction.tile_name}"
             parts.append(f"{heading}: bytes by tensor\n{_bytes(prediction)}")
@@ -103,8 +106,14 @@ def comparison_text(comparison: Comparison) -> str:
     for row in comparison.rows:
         said |= dict.fromkeys(row.prediction.assumptions)
         changes |= dict.fromkeys(row.prediction.changes)
+    if not opened:
+        said = {"bytes by tensor, and what each rests on: `fasim predict`, or compare fewer": None}
     parts += notes(tuple(changes), tuple(said))
     return "\n\n".join(parts)
+
+
+def _several_gpus(comparison: Comparison) -> bool:
+    return len({row.prediction.gpu for row in comparison.rows}) > 1
 
 
 def _summary(prediction: Prediction) -> str:
@@ -127,7 +136,7 @@ def _trust(prediction: Prediction) -> str:
     if trust.median_error is None or trust.p90_error is None:
         return f"trust: {trust.status}"
     text = (
-        f"trust: {trust.status}, {count_text(trust.n)} like cases: median error "
+        f"trust: {trust.status}, {trust.n} like cases: median error "
         f"{percent_text(trust.median_error)}, nine of ten within {percent_text(trust.p90_error)}"
     )
     if trust.band_ms is None:
@@ -288,7 +297,17 @@ def _side_by_side(comparison: Comparison) -> str:
                 f"{row.accuracy.max_error:.1e}",
             )
         )
-    return table(header, rows, left=3)
+    return _without_one_gpu(comparison, header, rows, left=3)
+
+
+def _without_one_gpu(
+    comparison: Comparison, header: Sequence[str], rows: Sequence[Sequence[str]], left: int
+) -> str:
+    """The table; its second column, the GPU, only where there are several."""
+    if _several_gpus(comparison):
+        return table(header, rows, left=left)
+    fewer = [(first, *rest) for first, _, *rest in rows]
+    return table((header[0], *header[2:]), fewer, left=left - 1)
 
 
 def _levels_side_by_side(comparison: Comparison) -> str:
@@ -305,7 +324,7 @@ def _levels_side_by_side(comparison: Comparison) -> str:
             else:
                 cells += ["?", "?"]
         rows.append([prediction.name, prediction.gpu, *cells])
-    return table(header, rows, left=2)
+    return _without_one_gpu(comparison, header, rows, left=2)
 
 
 def notes(changes: tuple[str, ...], assumptions: tuple[str, ...]) -> list[str]:

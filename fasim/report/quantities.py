@@ -14,7 +14,14 @@ def bytes_text(count: int | float | None) -> str:
     value, unit = float(count), 0
     while value >= 1024 and unit < len(_BYTE_UNITS) - 1:
         value, unit = value / 1024, unit + 1
-    return f"{value:.0f} {_BYTE_UNITS[unit]}" if unit == 0 else f"{value:.3g} {_BYTE_UNITS[unit]}"
+    return (
+        f"{value:.0f} {_BYTE_UNITS[unit]}" if unit == 0 else f"{_short(value)} {_BYTE_UNITS[unit]}"
+    )
+
+
+def _short(value: float) -> str:
+    """Three digits, or all four before the point."""
+    return f"{value:.0f}" if value >= 999.5 else f"{value:.3g}"
 
 
 def time_text(seconds: float | None) -> str:

@@ -75,11 +75,11 @@ def accesses(record: Record, name: str) -> list[Op]:
 def _parts_along(record: Record, tensor: Tensor, axis: str) -> int:
     """Parts of a tensor that the blocks along an axis of the grid tell apart."""
     kernel = record.kernel
-    if axis not in tensor.axes:
-        if not (axis == "head" and "kv_head" in tensor.axes):
-            return 1
+    if axis == "head" and axis not in tensor.axes and "kv_head" in tensor.axes:
         # Through its head a block keeps to one of kv_heads, or of query heads by group.
         return kernel.lengths["head" if "group" in tensor.axes else "kv_head"]
+    if axis not in tensor.axes:
+        return kernel.tile_count(axis) if _is_dealt_out(record, tensor, axis) else 1
     return kernel.tile_count(axis) if _keeps_to_its_own(record, tensor, axis) else 1
 
 
@@ -89,4 +89,17 @@ def _keeps_to_its_own(record: Record, tensor: Tensor, axis: str) -> bool:
         return True
     return any(
         axis in op.rows and op.rows[axis].owner == "own" for op in accesses(record, tensor.name)
+    )
+
+
+def _is_dealt_out(record: Record, tensor: Tensor, axis: str) -> bool:
+    """Whether the blocks along an axis divide a tensor: parts of the keys, rows in turns."""
+    return all(
+        any(
+            isinstance(rows.owner, int)
+            and (within := record.loops[rows.owner].within) is not None
+            and within.axis == axis
+            for rows in op.rows.values()
+        )
+        for op in accesses(record, tensor.name)
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +79,8 @@ def compare(
     schedules: Sequence[str] = (),
     implementations: Sequence[str] = (),
     options: Options | None = None,
+    everything: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Predicts every schedule on every GPU; those that suit the problem if none is named.
 
@@ -87,6 +89,8 @@ def compare(
 
     Args:
         options: tile, splits of the keys and so on, instead of each schedule's own.
+        everything: every schedule that suits the problem, and every implementation.
+        progress: called with predictions done and predictions in all.
 
     Raises:
         Refused: an unknown schedule or implementation.
@@ -97,13 +101,18 @@ def compare(
         catalog.find(name, catalog.NAMED_SCHEDULES, "schedule")
     for name in implementations:
         catalog.find(name, catalog.IMPLEMENTATIONS, "implementation")
+    if everything or not names:
+        names += [(name, None) for name in catalog.usual_schedules(problem)]
+    if everything:
+        names += [(None, name) for name in catalog.IMPLEMENTATIONS]
+    names = list(dict.fromkeys(names))
     rows: list[Row] = []
     refused: list[Refusal] = []
     for profile in profiles:
         first: Prediction | None = None
-        for schedule, implementation in names or [
-            (n, None) for n in catalog.usual_schedules(problem)
-        ]:
+        for schedule, implementation in names:
+            if progress is not None:
+                progress(len(rows) + len(refused), len(names) * len(profiles))
             try:
                 prediction = predict(
                     problem,
@@ -118,6 +127,8 @@ def compare(
                 continue
             first = first or prediction
             rows.append(_row(prediction, first, profile, options))
+    if progress is not None:
+        progress(len(names) * len(profiles), len(names) * len(profiles))
     return Comparison(tuple(rows), tuple(refused))
 
 

@@ -40,6 +40,16 @@ VERSIONS = (
         "and always masks, so it was a version on the way to 2.1.0 (2023-09); the tutorial's "
         "backward in two passes came after.",
     ),
+    *(
+        Version(
+            "flash-attn-1",
+            software,
+            "flash-attn-0.1",
+            "The paper of May and June 2022 ran the first release; a head's rows are dealt to "
+            "several blocks since 2022-10.",
+        )
+        for software in ("FlashAttention 2022", "FlashAttention 2022, first arXiv version")
+    ),
 )
 _MODELLED_BY = {(each.implementation, each.software): each.modelled_by for each in VERSIONS}
 

@@ -1,12 +1,14 @@
 """What stands behind a predicted time."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 import fasim
 from fasim.verbs import trust as trust_module
-from fasim.verbs.measurements import Measurement
+from fasim.verbs.measurement_file import read
+from fasim.verbs.measurements import Measurement, published
 from fasim.verbs.trust import Like, Trust, regime, summarise, trust
 from fasim.verbs.validate import ValidatedRow
 
@@ -99,3 +101,34 @@ def test_the_summary_that_ships_is_read():
     assert prediction.trust.status == "validated"
     low, high = prediction.trust.band_ms
     assert low < prediction.time_s * 1e3 < high
+
+
+def test_the_summary_that_ships_is_current():
+    """Against the rows that docs/accuracy.md prints, which a test of its own holds to be today's.
+
+    They are rounded to four digits. `python -m tests.trust` writes the summary anew.
+    """
+    printed = (Path(__file__).parents[2] / "docs" / "accuracy.md").read_text(encoding="utf-8")
+    block = printed.partition("$ fasim validate\n")[2].partition("\n```")[0]
+    times = {
+        cells[0]: float(cells[-3])
+        for cells in map(str.split, block.splitlines())
+        if len(cells) > 6 and cells[-1] == "%" and "-" in cells[0]
+    }
+    rows = [
+        ValidatedRow(row, row.time_ms, times[row.id])
+        for row in read(published()).rows
+        if row.id in times and row.time_ms
+    ]
+    assert len(rows) > 300
+    gpus = {row.measurement.gpu for row in rows}
+    architectures = {name: fasim.load(name).gpu.architecture for name in gpus}
+    shipped = json.loads(trust_module.SUMMARY.read_text(encoding="utf-8"))
+    for now, then in zip(summarise(rows, architectures), shipped, strict=True):
+        assert {**now, "median_error": 0, "p90_error": 0} == {
+            **then,
+            "median_error": 0,
+            "p90_error": 0,
+        }
+        assert now["median_error"] == pytest.approx(then["median_error"], abs=0.001)
+        assert now["p90_error"] == pytest.approx(then["p90_error"], abs=0.001)

@@ -8,7 +8,8 @@ import pytest
 
 from fasim.report.validations import validation_text
 from fasim.schedules.catalog import IMPLEMENTATIONS
-from fasim.verbs.measurements import COLUMNS, Measurement, published, read
+from fasim.verbs.measurement_file import COLUMNS, read
+from fasim.verbs.measurements import Measurement, published
 from fasim.verbs.validate import validate
 from fasim.verbs.versions import VERSIONS, modelled_by
 
@@ -23,7 +24,7 @@ def validated(tmp_path: Path, *software: str) -> list[str]:
 
 
 def test_every_version_is_an_implementation_and_has_rows() -> None:
-    rows = list(read(published()))
+    rows = read(published()).rows
     for version in VERSIONS:
         assert version.modelled_by in IMPLEMENTATIONS
         ran = [r for r in rows if r.fields["software"] == version.software]
@@ -46,6 +47,8 @@ def test_rows_of_the_usual_version_say_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fields", [{}, {"software": ""}, {"software": "FA v2.0 (Jul 2024)"}])
 def test_other_software_is_predicted_by_its_own_name(fields: dict[str, str]) -> None:
-    assert modelled_by(Measurement("A", "a100", "triton", "fwd", 1.0, fields)) == "triton"
-    other = Measurement("A", "a100", "flash-attn-2", "fwd", 1.0, {"software": "FA v2.0 (Jul 2023)"})
+    assert modelled_by(Measurement("A", "a100", "triton", "fwd", 1.0, None, fields)) == "triton"
+    other = Measurement(
+        "A", "a100", "flash-attn-2", "fwd", 1.0, None, {"software": "FA v2.0 (Jul 2023)"}
+    )
     assert modelled_by(other) == "flash-attn-2"
