@@ -13,6 +13,7 @@ Direction = Literal["forward", "backward", "both"]
 Launch = Literal["stream", "graph", "kernel"]
 L2State = Literal["warm", "cold"]
 RunLength = Literal["short", "sustained"]
+Host = Literal["none", "pcie", "nvlink"]
 
 DTYPE_BYTES: dict[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 # The tensor-core rate that multiplies a dtype; FP32 inputs are rounded to TF32 on the way.
@@ -169,17 +170,21 @@ class Scenario:
             `kernel` (kernels alone, as a profiler times them).
         l2: `warm`: inputs lie in L2 as far as they fit; `cold`: L2 was flushed.
         run_length: `short`: the clock is not yet limited by power; `sustained`: it is.
+        host: `none`: inputs lie in device memory and results stay there; `pcie`, `nvlink`: they
+            come from the host before the first kernel, and go back after the last.
     """
 
     launch: Launch = "stream"
     l2: L2State = "warm"
     run_length: RunLength = "sustained"
+    host: Host = "none"
 
     def __post_init__(self) -> None:
         for name, choices in (
             ("launch", get_args(Launch)),
             ("l2", get_args(L2State)),
             ("run_length", get_args(RunLength)),
+            ("host", get_args(Host)),
         ):
             if getattr(self, name) not in choices:
                 raise ProblemError(

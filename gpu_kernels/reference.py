@@ -11,9 +11,11 @@ import torch
 Tensor = torch.Tensor
 
 
-def visible(seqlen_q: int, seqlen_k: int, causal: bool) -> Tensor:
+def visible(
+    seqlen_q: int, seqlen_k: int, causal: bool, device: torch.device | None = None
+) -> Tensor:
     """[seqlen_q, seqlen_k]: whether a query sees a key; a causal mask is aligned bottom-right."""
-    seen = torch.ones(seqlen_q, seqlen_k, dtype=torch.bool)
+    seen = torch.ones(seqlen_q, seqlen_k, dtype=torch.bool, device=device)
     return seen.tril(seqlen_k - seqlen_q) if causal else seen
 
 
@@ -32,7 +34,7 @@ def scores(q: Tensor, k: Tensor, causal: bool, dtype: torch.dtype | None) -> Ten
     """
     keys = by_query_head(k, q.shape[1])
     s = rounded(q @ keys.mT * q.shape[-1] ** -0.5, dtype)
-    return s.masked_fill(~visible(q.shape[2], k.shape[2], causal), float("-inf"))
+    return s.masked_fill(~visible(q.shape[2], k.shape[2], causal, q.device), float("-inf"))
 
 
 def attention(

@@ -18,6 +18,7 @@ from fasim.cli.options import (
     GpusOption,
     HeadDimOption,
     HeadsOption,
+    HostOption,
     ImplementationOption,
     ImplementationsOption,
     JsonOption,
@@ -81,6 +82,7 @@ def predict(
     launch: LaunchOption = "stream",
     l2: L2Option = "warm",
     run_length: RunLengthOption = "sustained",
+    host: HostOption = "none",
     level: Annotated[
         str, typer.Option(help="open the prediction at: kernel, block (slots) or warp (issues)")
     ] = "kernel",
@@ -112,7 +114,7 @@ def predict(
             dropout,
         ),
         profile_of(gpu, set_),
-        scenario_of(launch, l2, run_length),
+        scenario_of(launch, l2, run_length, host),
         schedule=schedule,
         implementation=implementation,
         options=options_of(tile, warps, stages, num_splits, pack_gqa, page_size, writes_kv),
@@ -164,6 +166,7 @@ def compare(
     launch: LaunchOption = "stream",
     l2: L2Option = "warm",
     run_length: RunLengthOption = "sustained",
+    host: HostOption = "none",
     as_json: JsonOption = False,
 ) -> None:
     """Schedules and GPUs side by side: bytes, time, memory, numerical error, ratios."""
@@ -186,7 +189,7 @@ def compare(
             dropout,
         ),
         [profile_of(name, set_) for name in gpu],
-        scenario_of(launch, l2, run_length),
+        scenario_of(launch, l2, run_length, host),
         schedules=schedule or (),
         implementations=implementation or (),
         options=options_of(tile, warps, stages, num_splits, pack_gqa, page_size, writes_kv),

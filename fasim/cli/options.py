@@ -77,6 +77,9 @@ L2Option = Annotated[str, typer.Option(help="warm or cold, before the first kern
 RunLengthOption = Annotated[
     str, typer.Option(help="short, or sustained: long enough for the power limit to act")
 ]
+HostOption = Annotated[
+    str, typer.Option(help="inputs come over pcie or nvlink, and results go back; none: neither")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
 
 
@@ -134,11 +137,11 @@ def window_of(text: str | None) -> tuple[int, int] | None:
     return left, right
 
 
-def scenario_of(launch: str, l2: str, run_length: str) -> Scenario:
+def scenario_of(launch: str, l2: str, run_length: str, host: str = "none") -> Scenario:
     """The scenario that the options describe."""
     from fasim.problem import Scenario
 
-    return Scenario(launch, l2, run_length)  # type: ignore[arg-type]
+    return Scenario(launch, l2, run_length, host)  # type: ignore[arg-type]
 
 
 def profile_of(name: str, overrides: list[str] | None) -> Profile:

@@ -15,6 +15,7 @@ from fasim.report.quantities import (
 )
 from fasim.report.tables import table
 from fasim.verbs.compare import Comparison
+from fasim.verbs.host_transfer import HostTransfer
 from fasim.verbs.intensity import Intensity
 from fasim.verbs.prediction import LEVELS, MODELLED, Prediction
 
@@ -41,11 +42,9 @@ def problem_line(problem: Attention) -> str:
 
 def scenario_line(scenario: Scenario) -> str:
     """The scenario in a line."""
-    return (
-        f"launched on a {scenario.launch}, {scenario.l2} L2, {scenario.run_length} run"
-        if scenario.launch != "kernel"
-        else f"kernel alone, {scenario.l2} L2, {scenario.run_length} run"
-    )
+    launched = "kernel alone" if scenario.launch == "kernel" else f"launched on a {scenario.launch}"
+    host = "" if scenario.host == "none" else f", to and from the host over {scenario.host}"
+    return f"{launched}, {scenario.l2} L2, {scenario.run_length} run{host}"
 
 
 def prediction_text(prediction: Prediction) -> str:
@@ -64,7 +63,15 @@ def prediction_text(prediction: Prediction) -> str:
 def details(prediction: Prediction) -> list[str]:
     """Where the time goes, bytes, kernels and memory, in tables."""
     stalls = [f"{_stalls(prediction)}\n{_elasticities(prediction)}"] if prediction.stalls_s else []
-    return [*stalls, _bytes(prediction), _kernels(prediction), _memory(prediction)]
+    host = [_host(prediction.host)] if prediction.host else []
+    return [*stalls, _bytes(prediction), _kernels(prediction), *host, _memory(prediction)]
+
+
+def _host(host: HostTransfer) -> str:
+    return (
+        f"host: {bytes_text(host.in_bytes)} in and {bytes_text(host.out_bytes)} out over "
+        f"{host.link}: {time_text(host.time_s)}, overlapped by nothing"
+    )
 
 
 def intensity_line(found: Intensity) -> str:

@@ -52,18 +52,25 @@ def doubled(gpu: Gpu, resource: str) -> Gpu:
 
 
 def elasticities(
-    plan: Plan, traffic: Traffic, gpu: Gpu, scenario: Scenario, time_s: float
+    plan: Plan,
+    traffic: Traffic,
+    gpu: Gpu,
+    scenario: Scenario,
+    time_s: float,
+    fixed_s: float = 0.0,
 ) -> dict[str, float]:
     """Of each resource, the largest first. Tile, splits and the order of blocks stay as planned.
 
     Args:
         traffic: the plan's exact bytes and operations.
         time_s: what the plan takes on `gpu`.
+        fixed_s: of it, what no resource of the GPU moves: transfers from and to the host.
     """
-    found = {
-        resource: log2(simulate(plan, traffic, doubled(gpu, resource), scenario).time_s / time_s)
-        for resource in RESOURCES
-    }
+
+    def with_twice(resource: str) -> float:
+        return simulate(plan, traffic, doubled(gpu, resource), scenario).time_s + fixed_s
+
+    found = {resource: log2(with_twice(resource) / time_s) for resource in RESOURCES}
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 

@@ -14,6 +14,7 @@ from fasim.schedules.plan import Options, Plan, Refused
 from fasim.schedules.record import cached_record
 from fasim.schedules.residency import block_use, residency
 from fasim.simulator.simulate import SimulatedKernel, Simulation, simulate
+from fasim.verbs.host_transfer import host_transfer
 from fasim.verbs.intensity import intensity
 from fasim.verbs.prediction import KernelPrediction, Prediction
 from fasim.verbs.trust import trust
@@ -104,7 +105,9 @@ def predict_plan(
     if fits:
         simulation = simulate(planned, exact, gpu, scenario, repeat=repeat, timeline=timeline)
     kernels = _kernels(planned, exact, gpu, simulation)
-    time_s = None if simulation is None else simulation.time_s
+    host = host_transfer(planned.kernels, gpu, scenario.host)
+    host_s = host.time_s if host else 0.0
+    time_s = None if simulation is None else simulation.time_s + host_s
     return Prediction(
         gpu=profile.resolved_name,
         gpu_title=gpu.title,
@@ -125,14 +128,20 @@ def predict_plan(
         ),
         changes=tuple(profile.changes.lines()) if profile.changes else (),
         time_s=time_s,
-        roofline_s=None if simulation is None else simulation.roofline_s,
-        stalls_s={} if simulation is None else simulation.stalls_s,
+        roofline_s=None if simulation is None else simulation.roofline_s + host_s,
+        stalls_s={} if simulation is None else simulation.stalls_s | _host_stall(host_s),
+        host=host,
         hardware=gpu,
         simulation=simulation,
-        trust=trust(problem, profile, planned.implementation, time_s),
+        # Nobody measured transfers with the kernels.
+        trust=trust(problem, profile, None if host else planned.implementation, time_s),
         plan=planned,
         exact=exact,
     )
+
+
+def _host_stall(host_s: float) -> dict[str, float]:
+    return {"host": host_s} if host_s else {}
 
 
 def _chain_levels(exact: Traffic, simulation: Simulation | None) -> dict[str, Level]:

@@ -12,6 +12,7 @@ from fasim.readings.footprint import Footprint
 from fasim.readings.traffic import Access, Flops, Level, Traffic, total
 from fasim.simulator.simulate import Simulation
 from fasim.verbs.elasticities import elasticities
+from fasim.verbs.host_transfer import HostTransfer
 from fasim.verbs.intensity import Intensity
 from fasim.verbs.trust import Trust
 
@@ -68,6 +69,7 @@ class Prediction:
         changes: what overrides of the GPU moved and what they left alone, in lines.
         hardware, simulation: the GPU as it was read and the simulated chain: with them a
             prediction is opened at block or warp level.
+        host: transfers between host and device, part of `time_s`; None without any.
         trust: what stands behind `time_s`: how wrong like cases were.
         plan, exact: the chain of kernels as planned, and its exact traffic.
     """
@@ -93,6 +95,7 @@ class Prediction:
     stalls_s: Mapping[str, float] = field(default_factory=dict)
     hardware: Gpu | None = field(default=None, repr=False, compare=False)
     simulation: Simulation | None = field(default=None, repr=False, compare=False)
+    host: HostTransfer | None = None
     trust: Trust = field(default=Trust("unvalidated"), compare=False)
     plan: Plan | None = field(default=None, repr=False, compare=False)
     exact: Traffic | None = field(default=None, repr=False, compare=False)
@@ -105,7 +108,10 @@ class Prediction:
         """
         if self.time_s is None or not (self.plan and self.exact and self.hardware):
             return {}
-        return elasticities(self.plan, self.exact, self.hardware, self.scenario, self.time_s)
+        fixed_s = self.host.time_s if self.host else 0.0
+        return elasticities(
+            self.plan, self.exact, self.hardware, self.scenario, self.time_s, fixed_s
+        )
 
     @property
     def name(self) -> str:
@@ -167,6 +173,7 @@ class Prediction:
             "bound": self.bound,
             "intensity": self.intensity.to_dict(),
             "stalls": _milliseconds(self.stalls_s),
+            "host": None if self.host is None else self.host.to_dict(),
             "trust": self.trust.to_dict(),
             **({"elasticities": self.elasticities} if sensitivity else {}),
             "flops": asdict(self.flops),

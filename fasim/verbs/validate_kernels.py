@@ -252,9 +252,10 @@ def _note(launch: dict[str, Any]) -> Iterable[str]:
 
 
 def _once_each(launch: dict[str, Any]) -> list[str]:
-    """A device fact's kernel moves every byte of a working set once."""
+    """A device fact's kernel moves every byte of a working set once; adding to one writes it."""
     faults = []
     for name, access in launch["tensors"].items():
+        access = {**access, "write": access["write"] + access["reduce"]}
         for direction, due in (("read", access["may_read"]), ("write", access["may_write"])):
             expected = access["size_bytes"] if due else 0
             if access[direction] != expected:

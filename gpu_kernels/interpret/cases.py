@@ -13,7 +13,9 @@ from gpu_kernels.tiles import HEAD_DIMS
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_89", "sm_100")
 SOFTMAXES = ("softmax-naive", "softmax-safe", "softmax-online")
-FACTS = ("copy", "read", "write", "exp2_rate")  # kernels that mirror no schedule
+SWEEPS = ("read_sweep", "write_sweep", "add_sweep")
+FACTS = ("copy", "read", "write", "exp2_rate", *SWEEPS)  # kernels that mirror no schedule
+WHOLE_BLOCKS = {"exp2_rate": 8192, **dict.fromkeys(SWEEPS, 4 * 4096)}
 DEFAULT_LENGTH = 300  # of random shapes under a table's tile
 SMALL_LENGTH = 90  # of those under a tile of their own
 SEED = 20261120
@@ -70,7 +72,7 @@ def quick() -> Iterator[Case]:
     yield Case("decode", problem=replace(decoded, seqlen_q=9, dtype="bf16"), num_splits=2)
     yield Case("decode", problem=replace(decoded, seqlen_k=90), tile=(16, 16), num_splits=4)
     for kernel in FACTS:
-        yield Case(kernel, elements=8192 if kernel == "exp2_rate" else 9000)
+        yield Case(kernel, elements=WHOLE_BLOCKS.get(kernel, 9000))
 
 
 def full(count: int = 240) -> Iterator[Case]:

@@ -8,39 +8,28 @@ from typing import Any
 
 import torch
 
-from fasim.problem import Attention
 from gpu_kernels import (
     backward,
     bandwidth,
     decode,
     exp2_rate,
     forward,
+    judge,
     reference,
     softmax,
     standard,
+    sweep_rate,
     tiles,
 )
 from gpu_kernels.interpret.cases import Case
 from gpu_kernels.interpret.counting import Launch, counted
+from gpu_kernels.judge import Output
 from gpu_kernels.tiles import Pick
 
 Tensor = torch.Tensor
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-# LSE comes in FP32 of exact products: d additions, and one rounding of exp2's argument.
-LSE_TOLERANCE = 1e-4
 EXP2_REPEATS = 16
-
-
-@dataclass(frozen=True)
-class Output:
-    """The largest error of an output against float64, and what the rule allows it."""
-
-    error: float
-    tolerance: float
-
-    @property
-    def right(self) -> bool:
-        return self.error <= self.tolerance  # False for a NaN
+SWEEP_TOLERANCE = 1e-3  # of FP32 sums of 8192 normal values, in another order
 
 
 @dataclass(frozen=True)
@@ -94,53 +83,6 @@ def _inputs(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     )
 
 
-def _judged(
-    problem: Attention, operands: tuple[Tensor, ...], o: Tensor, factors: Tensor | None = None
-) -> tuple[Output, Tensor]:
-    """O beside the reference, and the LSE it should have."""
-    q, k, v = operands[:3]
-    exact, lse = reference.attention(
-        q.double(), k.double(), v.double(), causal=problem.causal, factors=factors
-    )
-    plain, _ = reference.attention(
-        q.float(),
-        k.float(),
-        v.float(),
-        causal=problem.causal,
-        factors=None if factors is None else factors.float(),
-        dtype=q.dtype,
-    )
-    allowed = reference.tolerance(exact, plain, reference.band(exact, q.dtype))
-    return Output(reference.error(o, exact), allowed), lse
-
-
-def _judged_gradients(
-    problem: Attention,
-    operands: tuple[Tensor, ...],
-    found: tuple[Tensor, ...],
-    factors: Tensor | None = None,
-) -> dict[str, Output]:
-    wide = [tensor.double() for tensor in operands]
-    causal, dtype = problem.causal, operands[0].dtype
-    exact = reference.gradients(*wide, causal=causal, factors=factors)
-    plain = reference.gradients(
-        *(tensor.float() for tensor in operands),
-        causal=causal,
-        factors=None if factors is None else factors.float(),
-        dtype=dtype,
-    )
-    bands = reference.gradient_bands(*wide, causal=causal, dtype=dtype, factors=factors)
-    return {
-        name: Output(reference.error(f, e), reference.tolerance(e, p, band))
-        for name, f, e, p, band in zip(("dQ", "dK", "dV"), found, exact, plain, bands, strict=True)
-    }
-
-
-def _lse(found: Tensor, exact: Tensor) -> Output:
-    size = exact.where(exact.isfinite(), 0.0).abs().max()
-    return Output(reference.error(found, exact), LSE_TOLERANCE * max(1.0, float(size)))
-
-
 def _pick(case: Case, usual: Pick, swapped: bool = False) -> Pick:
     """The table's pick, or one with the case's tile. `swapped`: its rows are the keys."""
     if case.tile is None:
@@ -156,8 +98,7 @@ def _forward(case: Case) -> dict[str, Output]:
     if case.tile is not None or case.arch != tiles.architecture(q):
         pick = _pick(case, tiles.forward(case.arch, problem.head_dim))
     o, lse = forward.forward(q, k, v, causal=problem.causal, pick=pick)
-    judged, exact_lse = _judged(problem, operands, o)
-    return {"O": judged, "LSE": _lse(lse, exact_lse)}
+    return judge.forward(operands, o, lse, causal=problem.causal)
 
 
 def _backward(case: Case) -> dict[str, Output]:
@@ -176,7 +117,7 @@ def _backward(case: Case) -> dict[str, Output]:
     found = backward.backward(
         q, k, v, o, lse, do, causal=problem.causal, keys=keys, queries=queries
     )
-    return _judged_gradients(problem, operands, found)
+    return judge.gradients(operands, found, causal=problem.causal)
 
 
 def _standard(case: Case) -> dict[str, Output]:
@@ -200,12 +141,12 @@ def _standard(case: Case) -> dict[str, Output]:
         spread = math.sqrt(dropout * (1 - dropout) / kept.numel())
         share = abs(float(kept.mean()) - (1 - dropout))
         outputs["dropout_mask"] = Output(share, 5 * spread)
-    outputs["O"], _ = _judged(problem, operands, o, factors)
+    outputs |= judge.forward(operands, o, causal=problem.causal, factors=factors)
     if problem.direction == "both":
         found = standard.backward(
             q, k, v, saved, do, dropout=dropout, tile=case.tile, arch=case.arch
         )
-        outputs |= _judged_gradients(problem, operands, found, factors)
+        outputs |= judge.gradients(operands, found, causal=problem.causal, factors=factors)
     return outputs
 
 
@@ -214,8 +155,7 @@ def _decode(case: Case) -> dict[str, Output]:
     q, k, v, _ = operands
     pick = _pick(case, tiles.decode())
     o, lse = decode.decode(q, k, v, causal=problem.causal, num_splits=case.num_splits, pick=pick)
-    judged, exact_lse = _judged(problem, operands, o)
-    return {"O": judged, "LSE": _lse(lse, exact_lse)}
+    return judge.forward(operands, o, lse, causal=problem.causal)
 
 
 def _softmax(case: Case) -> dict[str, Output]:
@@ -245,6 +185,25 @@ def _write(case: Case) -> dict[str, Output]:
     return {"Y": Output(reference.error(bandwidth.write(torch.empty(case.elements)), exact), 0.0)}
 
 
+def _sweep(kernel: str, elements: int) -> tuple[Tensor, Tensor]:
+    """(what it gave, what it should): each program takes two of the blocks, and so each once."""
+    blocks = torch.randn(elements // sweep_rate.BLOCK_ELEMENTS, sweep_rate.BLOCK_ELEMENTS)
+    programs = blocks.shape[0] // 2
+    place = torch.arange(sweep_rate.BLOCK_ELEMENTS).float().expand_as(blocks)
+    if kernel == "read_sweep":
+        exact = (blocks[:programs].double() + blocks[programs:].double()).sum(1)
+        return sweep_rate.read_sweep(blocks.flatten(), programs, 2), exact
+    if kernel == "write_sweep":
+        return sweep_rate.write_sweep(blocks.flatten(), programs, 2), place.flatten().double()
+    exact = blocks.flatten().double() + 1
+    return sweep_rate.add_sweep(blocks.flatten(), programs, 2), exact
+
+
+def _swept(case: Case) -> dict[str, Output]:
+    found, exact = _sweep(case.kernel, case.elements)
+    return {"Y": Output(reference.error(found, exact), SWEEP_TOLERANCE)}
+
+
 def _exp2_rate(case: Case) -> dict[str, Output]:
     x = torch.rand(case.elements)
     exact = x.double()
@@ -262,4 +221,7 @@ RUNNERS = {
     "read": _read,
     "write": _write,
     "exp2_rate": _exp2_rate,
+    "read_sweep": _swept,
+    "write_sweep": _swept,
+    "add_sweep": _swept,
 }

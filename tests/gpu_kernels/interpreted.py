@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from fasim.problem import ProblemError
-from gpu_kernels import exp2_rate, functions, reference
+from gpu_kernels import exp2_rate, functions, reference, sweep_rate
 from gpu_kernels.forward import forward
 from gpu_kernels.interpret import repairs
 from gpu_kernels.interpret.counting import StrayAccess, counted, note
@@ -122,6 +122,16 @@ def test_a_strided_head_dim_is_refused() -> None:
     q = torch.zeros(1, 2, 32, 16, dtype=torch.float16).mT
     with pytest.raises(ProblemError, match="contiguous"):
         forward(q, torch.zeros(q.shape).half(), torch.zeros(q.shape).half())
+
+
+def test_sweeps_go_round_and_round() -> None:
+    y = torch.zeros(2 * sweep_rate.BLOCK_ELEMENTS)
+    sweep_rate.add_sweep(y, programs=3, repeats=2)
+    assert y.view(2, -1).unique(dim=1).tolist() == [[3.0], [3.0]]
+    x = torch.ones(2 * sweep_rate.BLOCK_ELEMENTS)
+    assert sweep_rate.read_sweep(x, programs=2, repeats=3).tolist() == [3 * 4096.0] * 2
+    with pytest.raises(ValueError, match="multiple of 4096"):
+        sweep_rate.write_sweep(torch.zeros(1000), programs=1)
 
 
 def test_exp2_takes_whole_blocks() -> None:

@@ -15,6 +15,7 @@ from fasim.verbs.validate_kernels import KernelChecks, KernelsUnavailable, check
 
 KERNELS = Path(__file__).parent.parent.parent / "gpu_kernels"
 DEVICE_FACTS = ["copy", "exp2_rate", "read", "write"]
+SWEEPS = ["add_sweep", "read_sweep", "write_sweep"]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def test_every_kernel_is_among_them(quick: KernelChecks) -> None:
     assert {"query_key", "softmax", "dropout", "probability_value"} <= names
     assert {"value_gradient", "probability_gradient", "dropout_gradient"} <= names
     assert {"softmax_gradient", "query_gradient", "key_gradient"} <= names
-    assert {"softmax_naive", "softmax_safe", "softmax_online", *DEVICE_FACTS} <= names
+    assert {"softmax_naive", "softmax_safe", "softmax_online", *DEVICE_FACTS, *SWEEPS} <= names
     architectures = {kernel.arch for kernel in quick.kernels if kernel.kernel == "flash2_forward"}
     assert architectures == {"sm_80", "sm_89", "sm_90", "sm_100"}
 
