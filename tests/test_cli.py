@@ -59,7 +59,12 @@ def test_a_prediction_has_the_keys_programs_rely_on() -> None:
     seconds = prediction["time_ms"] / 1e3
     assert prediction["tflops_per_s"] == pytest.approx(nominal / seconds / 1e12)
     assert prediction["problem"]["seqlen_q"] == 512
-    assert prediction["scenario"] == {"launch": "stream", "l2": "warm", "run_length": "sustained"}
+    assert prediction["scenario"] == {
+        "launch": "stream",
+        "l2": "warm",
+        "run_length": "sustained",
+        "host": "none",
+    }
     assert any("a100 stands for a100-sxm4-80gb" in line for line in prediction["assumptions"])
 
 

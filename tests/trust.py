@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from fasim.hardware import load
-from fasim.verbs.measurements import published
+from fasim.verbs.measured.measurements import published
 from fasim.verbs.trust import SUMMARY, summarise
 from fasim.verbs.validate import validate
 

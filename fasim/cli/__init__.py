@@ -36,11 +36,11 @@ def _input_errors() -> tuple[type[Exception], ...]:
     for module, name in (
         ("fasim.hardware", "ProfileError"),
         ("fasim.schedules.plan", "Refused"),
-        ("fasim.verbs.measurements", "MeasurementError"),
-        ("fasim.verbs.csv_table", "TableError"),
+        ("fasim.verbs.measured.measurements", "MeasurementError"),
+        ("fasim.verbs.measured.csv_table", "TableError"),
         ("fasim.simulator.mechanisms", "UnknownMechanism"),
-        ("fasim.verbs.gpu_query", "NoGpu"),
-        ("fasim.verbs.validate_kernels", "KernelsUnavailable"),
+        ("fasim.verbs.machine.gpu_query", "NoGpu"),
+        ("fasim.verbs.kernels.validate_kernels", "KernelsUnavailable"),
     ):
         if module in sys.modules:
             errors.append(getattr(sys.modules[module], name))

@@ -27,7 +27,7 @@ def kernels_compile(
     FP32 arithmetic of an iteration against lowering. Exit status 1 where they disagree.
     """
     from fasim.report.kernels import compiled_text
-    from fasim.verbs.compiled_kernels import compile_kernels
+    from fasim.verbs.kernels.compiled_kernels import compile_kernels
 
     compiled = compile_kernels(arch.split(","), kernel, progress_of("kernels"))
     print_result(compiled.to_dict, lambda: compiled_text(compiled), as_json)

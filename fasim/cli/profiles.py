@@ -80,7 +80,7 @@ def profiles_detect(
     """A profile of the GPU in this machine: every number queried, measured or assumed."""
     from fasim.problem import ProblemError
     from fasim.report.profile_file import counts_text, detected_dict, profile_yaml
-    from fasim.verbs.profile_detection import detect_profile
+    from fasim.verbs.machine.profile_detection import detect_profile
 
     if out is not None and out.exists():
         raise ProblemError(f"{out}: is there already; give another name")

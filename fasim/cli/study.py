@@ -50,7 +50,7 @@ def study_ablation(
     """Errors against measurements with each mechanism of the model switched off by itself."""
     from fasim.cli.validation import cores
     from fasim.report.studies.ablation import ablation_text
-    from fasim.verbs.measurements import published
+    from fasim.verbs.measured.measurements import published
     from fasim.verbs.studies.ablation import ablation_study
 
     study = ablation_study(

@@ -12,7 +12,7 @@ from fasim.cli.options import ImplementationsOption, JsonOption, check_choice
 from fasim.cli.printing import print_note, print_result, progress_of
 
 if TYPE_CHECKING:
-    from fasim.verbs.measurements import Measurement
+    from fasim.verbs.measured.measurements import Measurement
 
 
 @app.command(
@@ -66,8 +66,8 @@ def validate(
     """
     from fasim.problem import ProblemError
     from fasim.report.validations import left_out_lines, validation_text
-    from fasim.verbs.measurements import DIRECTIONS, published
-    from fasim.verbs.operator_measurements import is_of_operators
+    from fasim.verbs.measured.measurements import DIRECTIONS, published
+    from fasim.verbs.measured.operator_measurements import is_of_operators
     from fasim.verbs.validate import validate as compare
 
     if kernels:
@@ -81,7 +81,7 @@ def validate(
     if html is not None and not html.parent.is_dir():
         raise ProblemError(f"{html}: there is no folder {html.parent} for the page")
     if run:
-        from fasim.verbs.measure_here import SUITES, measure_here
+        from fasim.verbs.machine.measure_here import SUITES, measure_here
 
         check_choice("suite", suite, SUITES)
         if measured is not None:
@@ -128,7 +128,7 @@ def cores() -> int:
 
 def _validate_kernels(arch: str, cases: str, as_json: bool) -> None:
     from fasim.report.kernel_validation import kernel_validation_text
-    from fasim.verbs.kernel_validation import validate_kernels
+    from fasim.verbs.kernels.kernel_validation import validate_kernels
 
     check_choice("cases", cases, ("quick", "full"))
     validation = validate_kernels(
@@ -143,7 +143,7 @@ def _validate_kernels(arch: str, cases: str, as_json: bool) -> None:
 
 def _validate_operators(measured: Path | None, gpu: list[str] | None, as_json: bool) -> None:
     from fasim.report.operators import operator_validation_text
-    from fasim.verbs.operator_measurements import published
+    from fasim.verbs.measured.operator_measurements import published
     from fasim.verbs.validate_operators import validate_operators
 
     validation = validate_operators(

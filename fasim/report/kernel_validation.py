@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fasim.report.quantities import bytes_text
 from fasim.report.tables import table
-from fasim.verbs.kernel_validation import KernelValidation, ValidatedKernel
+from fasim.verbs.kernels.kernel_validation import KernelValidation, ValidatedKernel
 
 HEADER = (
     "kernel",

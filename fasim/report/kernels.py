@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fasim.report.quantities import bytes_text
 from fasim.report.tables import table
-from fasim.verbs.compiled_kernels import CompiledKernels, KernelCheck
+from fasim.verbs.kernels.compiled_kernels import CompiledKernels, KernelCheck
 
 
 def compiled_text(compiled: CompiledKernels) -> str:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from fasim import __version__
 from fasim.hardware.fields import schema
 from fasim.hardware.quantity import Quantity
-from fasim.verbs.profile_detection import DetectedFact, DetectedProfile, Mark
+from fasim.verbs.machine.profile_detection import DetectedFact, DetectedProfile, Mark
 
 KINDS = {"queried": "specification", "measured": "measurement", "assumed": "estimate"}
 

@@ -21,7 +21,7 @@ from fasim.report.validations import (
     time_rows,
     unsupported_lines,
 )
-from fasim.verbs.measurements import DIRECTIONS
+from fasim.verbs.measured.measurements import DIRECTIONS
 from fasim.verbs.validation import ValidatedRow, Validation, shape_text
 
 STYLE = """

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fasim.report.quantities import percent_text, signed_percent_text
 from fasim.report.tables import table
+from fasim.verbs.measured.versions import versions_said
 from fasim.verbs.validation import UnsupportedRow, Validation, shape_text
 from fasim.verbs.validation_statistics import Group, Pairs
-from fasim.verbs.versions import versions_said
 
 GROUP_HEADER = (
     "gpu",

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fasim.simulator.mechanisms import without as switched_off
-from fasim.verbs.measurement_file import read
-from fasim.verbs.measurements import Measurement
+from fasim.verbs.measured.measurement_file import read
+from fasim.verbs.measured.measurements import Measurement
 from fasim.verbs.validation import UnsupportedRow, ValidatedBytes, ValidatedRow, Validation
 from fasim.verbs.validation_workers import predict_rows
 

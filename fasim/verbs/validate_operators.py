@@ -11,9 +11,9 @@ from typing import Any
 from fasim.hardware import ProfileError, load
 from fasim.operators import Operator
 from fasim.schedules.plan import Refused
-from fasim.verbs.csv_table import UnreadableLine
-from fasim.verbs.measurements import Unsupported
-from fasim.verbs.operator_measurements import OperatorMeasurement, read
+from fasim.verbs.measured.csv_table import UnreadableLine
+from fasim.verbs.measured.measurements import Unsupported
+from fasim.verbs.measured.operator_measurements import OperatorMeasurement, read
 from fasim.verbs.predict_op import predict_op
 from fasim.verbs.validate import UnsupportedRow
 

@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fasim.verbs.csv_table import UnreadableLine
-from fasim.verbs.measurements import Measurement
+from fasim.verbs.measured.csv_table import UnreadableLine
+from fasim.verbs.measured.measurements import Measurement
+from fasim.verbs.measured.versions import modelled_by
 from fasim.verbs.validation_statistics import Group, Point, groups_of, overall_of
-from fasim.verbs.versions import modelled_by
 
 
 @dataclass(frozen=True)

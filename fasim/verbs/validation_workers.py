@@ -17,9 +17,9 @@ from fasim.hardware import ProfileError, load
 from fasim.readings.traffic import total
 from fasim.schedules.plan import Refused
 from fasim.simulator.mechanisms import without as switched_off
-from fasim.verbs.measurements import Measurement, Unsupported
+from fasim.verbs.measured.measurements import Measurement, Unsupported
+from fasim.verbs.measured.versions import modelled_by
 from fasim.verbs.predict import predict
-from fasim.verbs.versions import modelled_by
 
 # Starting a process and reading its caches full costs about as much as this many rows.
 ROWS_WORTH_A_PROCESS = 20

@@ -9,7 +9,7 @@ from fasim.problem import Attention
 from fasim.schedules import catalog
 from fasim.schedules.implementations import gpu_kernels as table
 from fasim.schedules.plan import Plan
-from fasim.verbs.validate_kernels import GPUS
+from fasim.verbs.kernels.validate_kernels import GPUS
 from gpu_kernels import tiles
 
 

@@ -11,7 +11,7 @@ from fasim.hardware import load
 from fasim.problem import Attention
 from fasim.schedules import catalog as schedules
 from fasim.schedules.plan import Options
-from fasim.verbs.validate_kernels import GPUS
+from fasim.verbs.kernels.validate_kernels import GPUS
 
 DECODES = ("decode", "split_kv")
 

@@ -12,8 +12,8 @@ import pytest
 from fasim.report.scatter import HEIGHT, LEFT, RIGHT, WIDTH, Axis, Dot, decades, scatter, shares
 from fasim.report.validation_page import validation_page
 from fasim.report.validations import validation_text
-from fasim.verbs.csv_table import UnreadableLine
-from fasim.verbs.measurements import Measurement
+from fasim.verbs.measured.csv_table import UnreadableLine
+from fasim.verbs.measured.measurements import Measurement
 from fasim.verbs.validation import UnsupportedRow, ValidatedBytes, ValidatedRow, Validation
 
 VOID = {"meta", "br", "circle", "rect", "line", "polygon"}

@@ -13,7 +13,7 @@ from fasim.simulator.mechanisms import (
 
 CAUSAL = fasim.Attention(1, 16, 4096, 4096, 128, causal=True)
 SQUARE = fasim.Attention(4, 16, 2048, 2048, 64)
-DECODE = fasim.Attention(16, 32, 1, 8192, 128, kv_heads=8)
+LARGE = fasim.Attention(64, 16, 1024, 1024, 64)
 # Where each of them is worth over one part in a thousand.
 ACTS = {
     "issue-order": ("h100", "flash-attn-2", CAUSAL),
@@ -26,7 +26,7 @@ ACTS = {
     "l2-port": ("a100", "flash-attn-1", SQUARE),
     "l2-capacity": ("a100", "pytorch", SQUARE),
     "dram-efficiency": ("a100", "pytorch", SQUARE),
-    "dram-latency": ("a100", "flash-attn-2", DECODE),
+    "dram-latency": ("a100", "flash-attn-1", LARGE),
     "contention": ("a100", "pytorch", SQUARE),
     "write-bursts": ("a100", "pytorch", SQUARE),
     "streaming-issue": ("a100", "pytorch", SQUARE),

@@ -7,7 +7,7 @@ import pytest
 from fasim.cli import main
 from fasim.report.studies.ablation import ablation_text
 from fasim.simulator.mechanisms import MECHANISMS, UnknownMechanism
-from fasim.verbs.measurement_file import COLUMNS
+from fasim.verbs.measured.measurement_file import COLUMNS
 from fasim.verbs.studies.ablation import ablation_study
 
 ROW = {

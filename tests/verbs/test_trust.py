@@ -7,8 +7,8 @@ import pytest
 
 import fasim
 from fasim.verbs import trust as trust_module
-from fasim.verbs.measurement_file import read
-from fasim.verbs.measurements import Measurement, published
+from fasim.verbs.measured.measurement_file import read
+from fasim.verbs.measured.measurements import Measurement, published
 from fasim.verbs.trust import Like, Trust, regime, summarise, trust
 from fasim.verbs.validate import ValidatedRow
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fasim.verbs.measurement_file import COLUMNS
-from fasim.verbs.measurements import Measurement, MeasurementError, published
+from fasim.verbs.measured.measurement_file import COLUMNS
+from fasim.verbs.measured.measurements import Measurement, MeasurementError, published
 from fasim.verbs.validate import validate
 from fasim.verbs.validation_workers import ROWS_WORTH_A_PROCESS, predict_rows
 

@@ -6,9 +6,9 @@ import pytest
 
 from fasim.operators import gemm, over_elements, over_rows
 from fasim.problem import Scenario
-from fasim.verbs.csv_table import TableError
-from fasim.verbs.measurements import Unsupported
-from fasim.verbs.operator_measurements import (
+from fasim.verbs.measured.csv_table import TableError
+from fasim.verbs.measured.measurements import Unsupported
+from fasim.verbs.measured.operator_measurements import (
     COLUMNS,
     OperatorMeasurement,
     is_of_operators,

@@ -7,8 +7,8 @@ from concurrent.futures.process import BrokenProcessPool
 import pytest
 
 from fasim.verbs import validation_workers
-from fasim.verbs.measurement_file import read
-from fasim.verbs.measurements import Measurement, published
+from fasim.verbs.measured.measurement_file import read
+from fasim.verbs.measured.measurements import Measurement, published
 from fasim.verbs.validation_workers import PredictedRow, predict_rows
 
 
@@ -18,7 +18,7 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> tuple[Measurement, ...]:
     found = read(published()).rows
     places = {id(row): float(index) for index, row in enumerate(found)}
     monkeypatch.setattr(
-        validation_workers, "predicted_row", lambda row: PredictedRow(time_ms=places[id(row)])
+        validation_workers, "predicted_row", lambda row, *_: PredictedRow(time_ms=places[id(row)])
     )
     return found
 

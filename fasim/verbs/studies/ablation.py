@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fasim.simulator.mechanisms import MECHANISMS, checked
-from fasim.verbs.measurement_file import read
-from fasim.verbs.measurements import Measurement
+from fasim.verbs.measured.measurement_file import read
+from fasim.verbs.measured.measurements import Measurement
 from fasim.verbs.validate import validate
 from fasim.verbs.validation import Validation
 from fasim.verbs.validation_statistics import Group

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fasim.problem import Attention
-from fasim.verbs.device_measurements import read_device_rows
+from fasim.verbs.measured.device_measurements import read_device_rows
 from fasim.verbs.validate import validate
 from gpu_kernels import forward
 from gpu_kernels.measure import attention_jobs, device_facts, one_case, probes, suite

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fasim.verbs.device_measurements import read_device_rows
-from fasim.verbs.measurement_file import read
+from fasim.verbs.measured.device_measurements import read_device_rows
+from fasim.verbs.measured.measurement_file import read
 
 
 def no_gpu() -> str:

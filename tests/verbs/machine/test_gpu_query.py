@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from fasim.verbs.gpu_query import SMI_FIELDS, NoGpu, query_gpu, run_command
-from tests.verbs.machines import H200_SMI, H200_TORCH, machine
+from fasim.verbs.machine.gpu_query import SMI_FIELDS, NoGpu, query_gpu, run_command
+from tests.verbs.machine.machines import H200_SMI, H200_TORCH, machine
 
 
 def test_both_tools_are_asked() -> None:

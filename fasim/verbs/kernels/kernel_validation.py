@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fasim.verbs.compiled_kernels import CompiledKernels, KernelCheck, compile_kernels
-from fasim.verbs.validate_kernels import Cases, CheckedKernel, KernelChecks, check_kernels
+from fasim.verbs.kernels.compiled_kernels import CompiledKernels, KernelCheck, compile_kernels
+from fasim.verbs.kernels.validate_kernels import Cases, CheckedKernel, KernelChecks, check_kernels
 
 
 @dataclass(frozen=True)

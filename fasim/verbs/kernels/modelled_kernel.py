@@ -16,8 +16,8 @@ from fasim.schedules.record import Record, cached_record
 from fasim.schedules.residency import block_use
 from fasim.simulator.lowering import lower, main_loop
 from fasim.simulator.lowering.instructions import MMA_ROWS
-from fasim.verbs.compiled_kernel import WORK, CompiledKernel
-from fasim.verbs.validate_kernels import GPUS
+from fasim.verbs.kernels.compiled_kernel import WORK, CompiledKernel
+from fasim.verbs.kernels.validate_kernels import GPUS
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu

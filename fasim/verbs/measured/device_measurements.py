@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fasim.verbs.csv_table import read_table
-from fasim.verbs.measurements import MeasurementError
+from fasim.verbs.measured.csv_table import read_table
+from fasim.verbs.measured.measurements import MeasurementError
 
 COLUMNS = ("id", "gpu", "operator", "dtype", "m", "n", "k", "metric", "value")
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from fasim.problem import ProblemError
 from fasim.schedules.plan import Refused
-from fasim.verbs.compiled_kernel import CompiledKernel
-from fasim.verbs.modelled_kernel import ModelledKernel, model_of
-from fasim.verbs.validate_kernels import GPUS
+from fasim.verbs.kernels.compiled_kernel import CompiledKernel
+from fasim.verbs.kernels.modelled_kernel import ModelledKernel, model_of
+from fasim.verbs.kernels.validate_kernels import GPUS
 
 #: Scratch of a block beside its tiles: row results exchanged between warps, barriers.
 SCRATCH_BYTES = 2048

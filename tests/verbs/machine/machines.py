@@ -6,7 +6,7 @@ import json
 import subprocess
 from collections.abc import Sequence
 
-from fasim.verbs.gpu_query import Run
+from fasim.verbs.machine.gpu_query import Run
 
 H200_SMI = "NVIDIA H200, 9.0, 570.86.15, 143771, 1980, 3201, 700.00"
 H200_TORCH: dict[str, int | str] = {

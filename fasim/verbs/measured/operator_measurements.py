@@ -11,8 +11,8 @@ from pathlib import Path
 
 from fasim.operators import Operator, gemm, over_elements, over_rows
 from fasim.problem import ProblemError, Scenario
-from fasim.verbs.csv_table import TableError, UnreadableLine, read_table
-from fasim.verbs.measurements import Unsupported
+from fasim.verbs.measured.csv_table import TableError, UnreadableLine, read_table
+from fasim.verbs.measured.measurements import Unsupported
 
 COLUMNS = ("id", "gpu", "operator", "dtype", "m", "n", "k", "metric", "value", "source", "notes")
 # Bandwidths are stated without a size: arrays far beyond any L2, for which the size is no matter.

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fasim.verbs.gpu_query import GpuQuery, NoGpu, query_gpu
-from fasim.verbs.measure_here import measure_here
-from tests.verbs.machines import H200_SMI, H200_TORCH, machine
+from fasim.verbs.machine.gpu_query import GpuQuery, NoGpu, query_gpu
+from fasim.verbs.machine.measure_here import measure_here
+from tests.verbs.machine.machines import H200_SMI, H200_TORCH, machine
 
 
 def gpu() -> GpuQuery:

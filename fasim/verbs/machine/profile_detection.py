@@ -15,7 +15,8 @@ from typing import Any, Literal, get_args
 from fasim.hardware import Profile, load, shipped
 from fasim.hardware.fields import schema
 from fasim.hardware.gpu import Architecture
-from fasim.verbs.device_measurements import (
+from fasim.verbs.machine.gpu_query import GpuQuery, NoGpu, query_gpu
+from fasim.verbs.measured.device_measurements import (
     DRAM_COPY,
     DRAM_READ,
     L2_READ,
@@ -31,7 +32,6 @@ from fasim.verbs.device_measurements import (
     read_device_rows,
     typical,
 )
-from fasim.verbs.gpu_query import GpuQuery, NoGpu, query_gpu
 
 Mark = Literal["queried", "measured", "assumed"]
 SMI, TORCH = "nvidia-smi", "torch.cuda.get_device_properties"

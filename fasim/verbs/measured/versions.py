@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fasim.verbs.measurements import Measurement
+    from fasim.verbs.measured.measurements import Measurement
 
 
 @dataclass(frozen=True, slots=True)

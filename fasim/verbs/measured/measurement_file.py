@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fasim.verbs.csv_table import TableError, UnreadableLine, read_table
-from fasim.verbs.measurements import DIRECTIONS, Measurement, MeasurementError
+from fasim.verbs.measured.csv_table import TableError, UnreadableLine, read_table
+from fasim.verbs.measured.measurements import DIRECTIONS, Measurement, MeasurementError
 
 COLUMNS = (
     "id",

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from fasim.verbs import validate_kernels
-from fasim.verbs.validate_kernels import KernelChecks, KernelsUnavailable, check_kernels
+from fasim.verbs.kernels import validate_kernels
+from fasim.verbs.kernels.validate_kernels import KernelChecks, KernelsUnavailable, check_kernels
 
-KERNELS = Path(__file__).parent.parent.parent / "gpu_kernels"
+KERNELS = Path(__file__).parents[3] / "gpu_kernels"
 DEVICE_FACTS = ["copy", "exp2_rate", "read", "write"]
 SWEEPS = ["add_sweep", "read_sweep", "write_sweep"]
 

@@ -10,12 +10,12 @@ from fasim.hardware import Profile, ProfileError, load, shipped
 from fasim.hardware.fields import schema
 from fasim.problem import Attention
 from fasim.report.profile_file import KINDS, detected_dict, profile_yaml
-from fasim.verbs.device_measurements import COLUMNS
-from fasim.verbs.gpu_query import GpuQuery, NoGpu, query_gpu
-from fasim.verbs.measurements import MeasurementError
+from fasim.verbs.machine.gpu_query import GpuQuery, NoGpu, query_gpu
+from fasim.verbs.machine.profile_detection import DetectedProfile, detect_profile
+from fasim.verbs.measured.device_measurements import COLUMNS
+from fasim.verbs.measured.measurements import MeasurementError
 from fasim.verbs.predict import predict
-from fasim.verbs.profile_detection import DetectedProfile, detect_profile
-from tests.verbs.machines import H200_SMI, H200_TORCH, machine
+from tests.verbs.machine.machines import H200_SMI, H200_TORCH, machine
 
 H200 = query_gpu(machine(H200_SMI, H200_TORCH))
 ROWS = (
@@ -192,7 +192,7 @@ def test_an_architecture_without_a_profile_is_refused_in_a_line(capability: str)
 
 
 def test_this_machine_is_asked_if_nothing_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fasim.verbs.profile_detection.query_gpu", lambda: H200)
+    monkeypatch.setattr("fasim.verbs.machine.profile_detection.query_gpu", lambda: H200)
     assert detect_profile().title == "NVIDIA H200"
     with pytest.raises(ProfileError):
         load("h200-detected")

@@ -7,10 +7,10 @@ import pytest
 
 from fasim.cli import main
 from fasim.report.kernel_validation import kernel_validation_text
-from fasim.verbs.compiled_kernel import CompiledKernel
-from fasim.verbs.compiled_kernels import CompiledKernels, KernelCheck
-from fasim.verbs.kernel_validation import joined
-from fasim.verbs.validate_kernels import CheckedKernel, KernelChecks
+from fasim.verbs.kernels.compiled_kernel import CompiledKernel
+from fasim.verbs.kernels.compiled_kernels import CompiledKernels, KernelCheck
+from fasim.verbs.kernels.kernel_validation import joined
+from fasim.verbs.kernels.validate_kernels import CheckedKernel, KernelChecks
 
 FORWARD = CompiledKernel(
     kernel="forward",
@@ -97,7 +97,7 @@ def run(monkeypatch, capsys, *words):
 
 
 def test_without_triton_it_says_so_in_a_line(monkeypatch, capsys):
-    monkeypatch.setattr("fasim.verbs.validate_kernels.find_spec", lambda _: None)
+    monkeypatch.setattr("fasim.verbs.kernels.validate_kernels.find_spec", lambda _: None)
     status, printed = run(monkeypatch, capsys)
     assert status == 2
     assert printed.err.count("\n") == 1
@@ -106,7 +106,9 @@ def test_without_triton_it_says_so_in_a_line(monkeypatch, capsys):
 
 def test_the_command_line_exits_by_what_it_found(monkeypatch, capsys):
     found = validation()
-    monkeypatch.setattr("fasim.verbs.kernel_validation.validate_kernels", lambda *_, **__: found)
+    monkeypatch.setattr(
+        "fasim.verbs.kernels.kernel_validation.validate_kernels", lambda *_, **__: found
+    )
     assert run(monkeypatch, capsys, "--json")[0] == 0
     found = validation(faults=("8 registers spill",))
     status, printed = run(monkeypatch, capsys, "--json")

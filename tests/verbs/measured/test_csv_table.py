@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fasim.verbs.csv_table import MAX_FILE_BYTES, Table, TableError, read_table
+from fasim.verbs.measured.csv_table import MAX_FILE_BYTES, Table, TableError, read_table
 
 COLUMNS = ("id", "note", "value")
 

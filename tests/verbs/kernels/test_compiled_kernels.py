@@ -9,8 +9,8 @@ import pytest
 
 from fasim.problem import ProblemError
 from fasim.report.kernels import compiled_text
-from fasim.verbs.compiled_kernel import CompiledKernel
-from fasim.verbs.compiled_kernels import CompiledKernels, check, compile_kernels
+from fasim.verbs.kernels.compiled_kernel import CompiledKernel
+from fasim.verbs.kernels.compiled_kernels import CompiledKernels, check, compile_kernels
 
 # As Triton 3.9 compiled the forward kernel with the tutorial's tile, warps and stages.
 FORWARD = CompiledKernel.from_dict(

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fasim.verbs.gpu_query import GpuQuery, NoGpu, has_torch, query_gpu
+from fasim.verbs.machine.gpu_query import GpuQuery, NoGpu, has_torch, query_gpu
 
 SUITES = ("quick", "full")
 MODULE = "gpu_kernels.measure"

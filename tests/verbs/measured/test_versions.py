@@ -8,10 +8,10 @@ import pytest
 
 from fasim.report.validations import validation_text
 from fasim.schedules.catalog import IMPLEMENTATIONS
-from fasim.verbs.measurement_file import COLUMNS, read
-from fasim.verbs.measurements import Measurement, published
+from fasim.verbs.measured.measurement_file import COLUMNS, read
+from fasim.verbs.measured.measurements import Measurement, published
+from fasim.verbs.measured.versions import VERSIONS, modelled_by
 from fasim.verbs.validate import validate
-from fasim.verbs.versions import VERSIONS, modelled_by
 
 HEADER = ",".join((*COLUMNS, "software"))
 ROW = "A,a100-sxm4-80gb,triton,flash2,bwd,fp16,4,16,16,1024,1024,64,false,0,1.0,stream,warm,"
