@@ -38,6 +38,10 @@ def study_ablation(
         Path | None,
         typer.Option(metavar="FILE", help="a CSV of measurements; the published ones if unset"),
     ] = None,
+    mechanism: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MECHANISM", help="only this one; repeatable; all if unset"),
+    ] = None,
     rows_per_group: Annotated[
         int, typer.Option(help="rows of each GPU, implementation and direction; 0: all", min=0)
     ] = 4,
@@ -51,6 +55,7 @@ def study_ablation(
 
     study = ablation_study(
         measured or published(),
+        mechanisms=mechanism or (),
         rows_per_group=rows_per_group or None,
         processes=cores(),
         progress=progress_of("validations"),

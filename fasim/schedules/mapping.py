@@ -58,6 +58,8 @@ class Mapping:
         staged_in: (stored tensor, loaded tensor in whose buffers its tile leaves by TMA).
         multicast: (tensor, blocks of a cluster that fetch its tiles together): L2 is read once.
         registers_per_thread: as compiled, where a source gives it; otherwise estimated.
+        least_blocks: blocks that must be able to share an SM (`__launch_bounds__`): the compiler
+            gives a thread no more registers than leave room for them.
         computing_registers: what a computing thread has once the producers have given theirs up
             (setmaxnreg); as all threads if not given.
         spilled_in_loop: registers that an iteration puts into local memory and takes out again,
@@ -118,6 +120,7 @@ class Mapping:
     staged_in: tuple[tuple[str, str], ...] = ()
     multicast: tuple[tuple[str, int], ...] = ()
     registers_per_thread: int | None = None
+    least_blocks: int = 1
     computing_registers: int | None = None
     spilled_in_loop: int | None = None
     shared_memory_bytes: int | None = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fasim.problem import DTYPE_BYTES
 from fasim.schedules.language import Tensor
+from fasim.schedules.mapping import Mapping
 from fasim.schedules.record import Op, Record
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ SPECIALISED_KERNEL_REGISTERS = 24
 STREAMING_KERNEL_REGISTERS = 24
 REGISTER_ALLOCATION = 8  # registers a thread are allotted in eights (CUDA occupancy rules)
 REGISTER_BYTES = 4
+# A thread's, and a block's: CUDA C++ Programming Guide, technical specifications, from compute
+# capability 5.0 on.
 MAX_REGISTERS = 255
+BLOCK_REGISTERS = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +39,10 @@ class BlockUse:
     Attributes:
         shared_memory_bytes: buffers × full tiles, over the tensors that pass through it, and
             the computed tiles that products take from it.
-        registers_per_thread: as allotted: compiled or estimated, at most 255, in eights.
-        spilled_registers: of the estimate, those over what a thread can have (255, or what
-            setmaxnreg leaves it): they live in local memory.
+        registers_per_thread: as allotted: compiled or estimated, at most what a thread can have,
+            in eights.
+        spilled_registers: of the estimate, those over what a thread can have (255; its share of
+            a block's; what setmaxnreg leaves it): they live in local memory.
         spilled_in_loop: of those, what every iteration of the main loop moves: as compiled, or
             the accumulators. What compilers spill first are addresses and other values of
             prologue and epilogue.
@@ -88,12 +93,13 @@ def block_use(record: Record) -> BlockUse:
     )
     besides, accumulators = _estimate_registers(record)
     registers = mapping.registers_per_thread or besides + accumulators
-    spilled = max(0, registers - MAX_REGISTERS)
+    most = _most_registers(mapping)
+    spilled = max(0, registers - most)
     if mapping.computing_registers is not None:
         spilled = max(0, besides + accumulators - mapping.computing_registers)
     # A streaming kernel goes over its elements once: it has no loop to spill in.
     multiplies = any(op.kind == "matmul" for op in record.ops)
-    allotted = -(-min(registers, MAX_REGISTERS) // REGISTER_ALLOCATION) * REGISTER_ALLOCATION
+    allotted = -(-min(registers, most) // REGISTER_ALLOCATION) * REGISTER_ALLOCATION
     in_loop = max(0, spilled - besides) if multiplies else 0
     if mapping.spilled_in_loop is not None:
         in_loop = mapping.spilled_in_loop
@@ -104,6 +110,12 @@ def block_use(record: Record) -> BlockUse:
         spilled_registers=max(spilled, in_loop),
         spilled_in_loop=in_loop,
     )
+
+
+def _most_registers(mapping: Mapping) -> int:
+    """Registers that a compiler may give a thread: it knows how many share an SM's."""
+    share = BLOCK_REGISTERS // (mapping.threads * mapping.least_blocks)
+    return min(MAX_REGISTERS, share // REGISTER_ALLOCATION * REGISTER_ALLOCATION)
 
 
 def staged_operands(record: Record) -> list[Op]:
@@ -161,8 +173,12 @@ def _estimate_registers(record: Record) -> tuple[int, int]:
             return SPECIALISED_KERNEL_REGISTERS, -(-accumulators // threads)
         besides = WGMMA_KERNEL_REGISTERS if asynchronous else TENSOR_KERNEL_REGISTERS
         return besides, -(-accumulators // threads)
-    widest = max(op.elements for op in record.once())
-    return STREAMING_KERNEL_REGISTERS, -(-widest // threads)
+    # What a loop carries begins as a constant, and lives beside what the loop loads.
+    inside = {index for op in record.once() if op.path for index in op.inputs}
+    carried = [record.ops[index] for index in inside if record.ops[index].kind == "full"]
+    widest = max(record.once(), key=lambda op: op.elements)
+    held = sum(-(-op.elements // threads) for op in (*carried, widest))
+    return STREAMING_KERNEL_REGISTERS, held
 
 
 def _accumulators(record: Record) -> int:

@@ -115,6 +115,19 @@ class UnknownMechanism(ValueError):
     """A name that is none of `MECHANISMS`; the message lists them."""
 
 
+def checked(names: Iterable[str]) -> tuple[str, ...]:
+    """The names, if all of them are mechanisms.
+
+    Raises:
+        UnknownMechanism: one is none.
+    """
+    given = tuple(names)
+    for name in given:
+        if name not in MECHANISMS:
+            raise UnknownMechanism(f"no mechanism {name!r}; there are {', '.join(MECHANISMS)}")
+    return given
+
+
 @contextmanager
 def without(names: Iterable[str]) -> Iterator[None]:
     """Predicts without these mechanisms, inside the block.
@@ -122,10 +135,7 @@ def without(names: Iterable[str]) -> Iterator[None]:
     Raises:
         UnknownMechanism: a name that is none of them.
     """
-    for name in names:
-        if name not in MECHANISMS:
-            raise UnknownMechanism(f"no mechanism {name!r}; there are {', '.join(MECHANISMS)}")
-    token = _off.set(_off.get() | frozenset(names))
+    token = _off.set(_off.get() | frozenset(checked(names)))
     try:
         yield
     finally:

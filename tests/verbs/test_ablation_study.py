@@ -6,7 +6,7 @@ import pytest
 
 from fasim.cli import main
 from fasim.report.studies.ablation import ablation_text
-from fasim.simulator.mechanisms import MECHANISMS
+from fasim.simulator.mechanisms import MECHANISMS, UnknownMechanism
 from fasim.verbs.measured.measurement_file import COLUMNS
 from fasim.verbs.studies.ablation import ablation_study
 
@@ -61,6 +61,14 @@ def test_the_text_names_every_mechanism_and_what_stands_in_for_it(measured):
     text = ablation_text(ablation_study(measured, rows_per_group=1))
     for name, mechanism in MECHANISMS.items():
         assert f"{name}: {mechanism.does}; without: {mechanism.without}" in text
+
+
+def test_only_the_mechanisms_that_are_named_are_studied(measured):
+    study = ablation_study(measured, mechanisms=("launch",), rows_per_group=1)
+    assert [row.mechanism for row in study.rows] == ["", "launch"]
+    assert "phases:" not in ablation_text(study)
+    with pytest.raises(UnknownMechanism, match="no mechanism 'luck'"):
+        ablation_study(measured, mechanisms=("luck",))
 
 
 def validated(monkeypatch, capsys, *words):

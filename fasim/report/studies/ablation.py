@@ -25,9 +25,10 @@ def ablation_text(study: AblationStudy) -> str:
     if not study.rows:
         return "no row could be predicted"
     n = study.rows[0].overall.n
+    studied = {row.mechanism: MECHANISMS[row.mechanism] for row in study.rows if row.mechanism}
     legend = "\n".join(
         f"{name}: {mechanism.does}; without: {mechanism.without}"
-        for name, mechanism in MECHANISMS.items()
+        for name, mechanism in studied.items()
     )
     return "\n\n".join(
         [

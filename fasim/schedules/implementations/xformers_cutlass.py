@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 SOURCE = "facebookresearch/xformers v0.0.20, csrc/attention/cuda/fmha/kernel_{forward,backward}.h"
 DTYPES = ("fp16", "bf16")
 WIDEST_IN_REGISTERS = 128
-REGISTERS = 128  # forward: launch bounds of 16 warps an SM
+REGISTERS = 128  # forward, as its launch bounds leave
+# Launch bounds: warps that an SM holds at least, in blocks of forward and of backward.
+FORWARD_BOUND, BACKWARD_BOUND = 16, 12
 K_STEP = 32  # of CUTLASS's multistage products, which have so many stages on sm_80 and later:
 FORWARD_STAGES, BACKWARD_STAGES = 4, 3
 ELEMENT_BYTES = 2
@@ -136,6 +138,7 @@ def forward_mapping(tile: Tile, head_dim: int) -> Mapping:
         down * across,
         buffers=(("Q", 1), ("K", 1), ("V", 1)),
         registers_per_thread=REGISTERS,
+        least_blocks=FORWARD_BOUND // (down * across),
         overhead=FORWARD_OVERHEAD.get(tile),
         warp_grid=(down, across),
         shared_memory_bytes=_streamed_bytes(tile, head_dim),
@@ -154,6 +157,7 @@ def backward_mapping(kernel: Backward) -> Mapping:
         down * across,
         buffers=(("Q", 2), ("dO", 2), ("K", 2), ("V", 1)),
         registers_per_thread=kernel.registers,
+        least_blocks=max(1, BACKWARD_BOUND // (down * across)),
         overhead=kernel.overhead,
         warp_grid=(down, across),
         warp_grids=(("dV", keys), ("dK", keys)),

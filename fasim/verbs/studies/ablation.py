@@ -6,12 +6,12 @@ may hide that another is missing there. So both are told.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fasim.simulator.mechanisms import MECHANISMS
+from fasim.simulator.mechanisms import MECHANISMS, checked
 from fasim.verbs.measured.measurement_file import read
 from fasim.verbs.measured.measurements import Measurement
 from fasim.verbs.validate import validate
@@ -72,7 +72,7 @@ class Ablation:
 
 @dataclass(frozen=True)
 class AblationStudy:
-    """All mechanisms, then each of them off by itself."""
+    """All mechanisms, then each of those studied off by itself."""
 
     path: Path
     rows: tuple[Ablation, ...]
@@ -84,6 +84,7 @@ class AblationStudy:
 def ablation_study(
     measured: Path,
     *,
+    mechanisms: Sequence[str] = (),
     rows_per_group: int | None = None,
     processes: int = 1,
     progress: Callable[[int, int], None] | None = None,
@@ -91,12 +92,15 @@ def ablation_study(
     """Validates once with all mechanisms, and once without each.
 
     Args:
+        mechanisms: only without these; all of them if none is named.
         rows_per_group: only so many rows of a (gpu, implementation, direction), evenly spaced.
         progress: called with validations done and validations in all.
 
     Raises:
         MeasurementError: the file cannot be read, or holds no measurement with a prediction.
+        UnknownMechanism: a name that is none of the mechanisms.
     """
+    studied = checked(mechanisms or MECHANISMS)
     ids = _sample(measured, rows_per_group)
 
     def keep(row: Measurement) -> bool:
@@ -104,9 +108,9 @@ def ablation_study(
 
     done: list[Ablation] = []
     whole: Validation | None = None
-    for mechanism in ("", *MECHANISMS):
+    for mechanism in ("", *studied):
         if progress is not None:
-            progress(len(done), 1 + len(MECHANISMS))
+            progress(len(done), 1 + len(studied))
         without = (mechanism,) if mechanism else ()
         validation = validate(measured, keep=keep, processes=processes, without=without)
         whole = whole or validation
@@ -122,7 +126,7 @@ def ablation_study(
             )
         )
     if progress is not None:
-        progress(1 + len(MECHANISMS), 1 + len(MECHANISMS))
+        progress(1 + len(studied), 1 + len(studied))
     return AblationStudy(measured, tuple(done))
 
 
