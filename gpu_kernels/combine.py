@@ -99,6 +99,6 @@ def combine_variant(problem: Attention, num_splits: int, tile_n: int) -> Variant
         {"SPLITS": num_splits, "GROUP": 1, "HEAD_DIM": problem.head_dim, "TILE_M": tile_m},
         problem,
         Pick(tile_m, tile_n, COMBINE_WARPS),
-        schedule="split_kv",
+        schedule="gpu-kernels-split-kv",
         kernel_name="combine",
     )

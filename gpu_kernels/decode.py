@@ -222,7 +222,7 @@ def variants(arch: str) -> list[Variant]:  # noqa: ARG001 - as every module has 
                     constants(problem, pick, splits),
                     problem,
                     pick,
-                    schedule=name,
+                    schedule=f"gpu-kernels-{name.replace('_', '-')}",
                     kernel_name=name,
                 )
             )

@@ -147,6 +147,6 @@ def gemm_variant(arch: str, problem: Attention, name: str, *, head_wide: bool) -
         fixed,
         problem,
         pick,
-        schedule="standard",
+        schedule="gpu-kernels-standard",
         kernel_name=name,
     )

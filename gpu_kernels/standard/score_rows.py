@@ -169,7 +169,7 @@ def row_variants(problem: Attention) -> list[Variant]:
             {"TILE_M": rows.tile_m, "TILE_N": rows.tile_n, **fixed},
             problem,
             rows,
-            schedule="standard",
+            schedule="gpu-kernels-standard",
             kernel_name=name,
         )
         for name, kernel, pointers, fixed in listed
