@@ -166,8 +166,8 @@ def check(compiled: CompiledKernel) -> KernelCheck:
     reason = ""
     if _only_scratch(compiled, modelled):
         reason = (
-            f"shared memory: {compiled.shared_memory_bytes} bytes in which elements change threads, "
-            "between layouts that the compiler chose, and no tile"
+            f"shared memory: {compiled.shared_memory_bytes} bytes in which elements change threads "
+            "between the compiler's layouts, and no tile"
         )
     else:
         faults += _memory_faults(compiled, modelled)
