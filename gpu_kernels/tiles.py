@@ -7,9 +7,14 @@ from dataclasses import astuple, dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
-from fasim.problem import DTYPE_BYTES, Attention, ProblemError
-from fasim.schedules.implementations import cublas, pytorch, textbook_softmax
+from fasim.problem import Attention, Dtype, ProblemError
 from fasim.schedules.implementations import gpu_kernels as table
+from fasim.schedules.implementations import (
+    gpu_kernels_decode,
+    gpu_kernels_standard,
+    pytorch,
+    textbook_softmax,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -100,17 +105,22 @@ def queries(arch: str, head_dim: int) -> Pick:
 def gemm(
     arch: str,
     head_dim: int,
-    dtype: str,
+    dtype: Dtype,
     *,
     head_wide: bool,
     tile: tuple[int, int] | None = None,
 ) -> Pick:
     """Of the products of standard attention. `head_wide`: its columns are those of a head."""
-    tile_m, tile_n = tile or cublas.TILES[0]
+    tile_m, tile_n = tile or gpu_kernels_standard.TILE
     if head_wide:
         tile_n = min(tile_n, -(-head_dim // 32) * 32)
-    step = cublas.step(arch == "sm_90", DTYPE_BYTES[dtype])
-    return Pick(tile_m, tile_n, 4 if tile_n <= 64 else 8, 4 if arch == "sm_90" else 3, step)
+    return Pick(
+        tile_m,
+        tile_n,
+        gpu_kernels_standard.warps(tile_n),
+        gpu_kernels_standard.stages(arch),
+        gpu_kernels_standard.step(arch, dtype),
+    )
 
 
 def rows(seqlen_k: int) -> Pick:
@@ -126,4 +136,4 @@ def softmax() -> Pick:
 
 def decode() -> Pick:
     """Of `decode` and `split_kv`."""
-    return Pick(*astuple(table.DECODE))
+    return Pick(*astuple(gpu_kernels_decode.PICK))

@@ -18,7 +18,8 @@ class Variant:
     kernel: the Triton JITFunction.
     signature: argument -> Triton type ('*fp16', 'fp32', 'i32', 'constexpr'), in the kernel's order.
     constants: the value of each argument marked 'constexpr'.
-    schedule, kernel_name: the kernel of fasim's chain whose loop and tiles it mirrors.
+    schedule, kernel_name: the kernel of fasim's chain, an implementation's or a schedule's, whose
+        loop and tiles it mirrors.
     tile_m, tile_n: rows and keys of a tile.
     """
 

@@ -146,7 +146,7 @@ def compare(
     schedule: SchedulesOption = None,
     implementation: ImplementationsOption = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="every schedule that suits, and every implementation")
+        bool, typer.Option("--all", help="every schedule and implementation that suits")
     ] = False,
     batch: BatchOption = 1,
     kv_heads: KvHeadsOption = None,

@@ -14,6 +14,8 @@ from fasim.schedules.implementations import (
     flash_attn_2,
     flash_attn_3,
     gpu_kernels,
+    gpu_kernels_decode,
+    gpu_kernels_standard,
     megatron,
     pytorch,
     pytorch_flash,
@@ -37,12 +39,7 @@ SCHEDULES = {entry.name: entry for entry in (*textbook.ENTRIES, flash_attn_3.SCH
 NAMED_SCHEDULES = {**SCHEDULES, **SOFTMAXES}
 # Queries of a group of heads that fill one row tile: up to so many it is decoding.
 DECODED_ROWS = 64
-
-
-def usual_schedules(problem: Attention) -> list[str]:
-    """The schedules to look at where none is named; those for decoding if that is what it is."""
-    decoding = problem.seqlen_q * problem.group <= DECODED_ROWS
-    return [name for name, entry in SCHEDULES.items() if decoding or not entry.decodes]
+FEATURES = ("dropout", "window")  # of a problem, that not every kernel has
 
 
 IMPLEMENTATIONS = {
@@ -54,6 +51,9 @@ IMPLEMENTATIONS = {
         flash_attn_3.ENTRY,
         cudnn.ENTRY,
         gpu_kernels.ENTRY,
+        gpu_kernels_standard.ENTRY,
+        gpu_kernels_decode.DECODE,
+        gpu_kernels_decode.SPLIT_KV,
         megatron.ENTRY,
         pytorch.ENTRY,
         pytorch_flash.ENTRY,
@@ -64,7 +64,20 @@ IMPLEMENTATIONS = {
     )
 }
 
-FEATURES = ("dropout", "window")  # of a problem, that not every kernel has
+
+def usual_schedules(problem: Attention) -> list[str]:
+    """The schedules to look at where none is named; those for decoding if that is what it is."""
+    return _usual(problem, SCHEDULES)
+
+
+def usual_implementations(problem: Attention) -> list[str]:
+    """All of them, but those for decoding only if that is what it is."""
+    return _usual(problem, IMPLEMENTATIONS)
+
+
+def _usual(problem: Attention, entries: dict[str, Entry]) -> list[str]:
+    decoding = problem.seqlen_q * problem.group <= DECODED_ROWS
+    return [name for name, entry in entries.items() if decoding or not entry.decodes]
 
 
 def find(name: str, entries: dict[str, Entry], kind: str) -> Entry:

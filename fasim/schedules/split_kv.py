@@ -99,9 +99,9 @@ def write_kernel(problem: Attention, mapping: Mapping) -> Kernel:
     )
 
 
-def splits_said(num_splits: int, chosen: bool) -> str:
+def splits_said(num_splits: int, chosen: bool, rule: str = "FlashAttention-2's heuristic") -> str:
     """The number of splits, and who chose it, for a plan's assumptions."""
-    by = "FlashAttention-2's heuristic" if chosen else "--num-splits"
+    by = rule if chosen else "--num-splits"
     return f"{num_splits} split{'s' if num_splits > 1 else ''} of the keys, by {by}"
 
 

@@ -89,7 +89,7 @@ def compare(
 
     Args:
         options: tile, splits of the keys and so on, instead of each schedule's own.
-        everything: every schedule that suits the problem, and every implementation.
+        everything: every schedule and every implementation that suits the problem.
         progress: called with predictions done and predictions in all.
 
     Raises:
@@ -104,7 +104,7 @@ def compare(
     if everything or not names:
         names += [(name, None) for name in catalog.usual_schedules(problem)]
     if everything:
-        names += [(None, name) for name in catalog.IMPLEMENTATIONS]
+        names += [(None, name) for name in catalog.usual_implementations(problem)]
     names = list(dict.fromkeys(names))
     rows: list[Row] = []
     refused: list[Refusal] = []

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from fasim.problem import Attention
+from fasim.schedules.implementations.gpu_kernels_decode import num_splits
 from gpu_kernels import judge
 from gpu_kernels.judge import Output
 from gpu_kernels.measure.attention_cases import AttentionCase
@@ -17,7 +18,6 @@ from gpu_kernels.measure.implementations import (
     SPLIT_KV,
     Implementation,
     Operands,
-    num_splits,
     operands,
     schedule_of,
 )

@@ -11,12 +11,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from fasim.problem import Attention
+from fasim.schedules.implementations.gpu_kernels_decode import num_splits
 from gpu_kernels import backward, decode, forward, standard
 from gpu_kernels.measure.device import Device
 
 Tensor = torch.Tensor
 Call = Callable[[], tuple[Tensor, ...]]
-SPLIT_BLOCKS_PER_SM = 2  # blocks that split keys until so many are there, Flash-Decoding's aim
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,6 @@ def operands(device: Device, problem: Attention) -> Operands:
     shapes = {"q": queries, "k": keys, "v": keys, "do": queries}
     values = {name: device.normal(name, shape, problem.dtype) for name, shape in shapes.items()}
     return Operands(**values, sm_count=device.environment.sm_count)
-
-
-def num_splits(problem: Attention, sm_count: int) -> int:
-    """Parts of the keys that give every SM its blocks; at least four tiles each."""
-    blocks = problem.batch * problem.kv_heads
-    most = max(1, problem.seqlen_k // 256)
-    return max(1, min(most, -(-SPLIT_BLOCKS_PER_SM * sm_count // blocks)))
 
 
 @contextmanager

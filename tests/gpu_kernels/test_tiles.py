@@ -55,6 +55,23 @@ def test_a_gemm_as_wide_as_a_head() -> None:
     assert tiles.gemm("sm_90", 64, "fp16", head_wide=False).tile_k == 64
 
 
+@pytest.mark.parametrize("arch", GPUS)
+@pytest.mark.parametrize("head_dim", tiles.HEAD_DIMS)
+def test_products_are_planned_as_they_are_launched(arch: str, head_dim: int) -> None:
+    problem = Attention(1, 1, 512, 512, head_dim, direction="both")
+    gpu = load(GPUS[arch]).gpu
+    chain = catalog.plan(problem, gpu, implementation="gpu-kernels-standard").kernels
+    products = [kernel for kernel in chain if kernel.mapping.matrix_unit != "none"]
+    assert len(products) == 6
+    for kernel in products:
+        rows, columns = kernel.grid[:2]
+        (depth,) = {"q", "k", "d"} - {rows, columns}
+        pick = tiles.gemm(arch, head_dim, "fp16", head_wide=columns == "d")
+        sides = tuple(kernel.tiles[axis] for axis in (rows, columns, depth))
+        assert sides == (pick.tile_m, pick.tile_n, pick.tile_k)
+        assert kernel.mapping.warps == pick.warps
+
+
 def test_rows_are_padded_to_a_power_of_two() -> None:
     assert (tiles.rows(1).tile_n, tiles.rows(1000).tile_n, tiles.rows(4096).tile_n) == (
         1,

@@ -10,10 +10,10 @@ import pytest
 from fasim.hardware import load
 from fasim.problem import Attention
 from fasim.schedules import catalog as schedules
-from fasim.schedules.plan import Options
 from fasim.verbs.kernels.validate_kernels import GPUS
 
-DECODES = ("decode", "split_kv")
+DECODES = ("gpu-kernels-decode", "gpu-kernels-split-kv")
+MULTIPLY = ("flash2_forward", "key_value_pass", "query_pass", "decode", "split_kv")
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +51,9 @@ def test_each_mirrors_a_kernel_of_a_plan(catalog: ModuleType, arch: str) -> None
     for variant in catalog.variants(arch):
         if not variant.schedule:
             continue
-        implementation = variant.schedule == "gpu-kernels"
-        tiled = variant.schedule in DECODES
-        options = Options(
-            tile=(16, variant.tile_n) if tiled else None,
-            num_splits=4 if variant.schedule == "split_kv" else None,
-        )
-        if variant.schedule == "standard":
-            options = Options(tile=(128, 128))
-        forward_only = tiled or variant.schedule.startswith("softmax-")
+        implementation = variant.schedule in schedules.IMPLEMENTATIONS
+        standard = variant.schedule == "gpu-kernels-standard"
+        forward_only = variant.schedule in DECODES or variant.schedule.startswith("softmax-")
         problem = Attention(
             1,
             4,
@@ -70,16 +64,15 @@ def test_each_mirrors_a_kernel_of_a_plan(catalog: ModuleType, arch: str) -> None
             variant.dtype,
             variant.causal,
             "forward" if forward_only else "both",
-            dropout=0.1 if variant.schedule == "standard" else 0.0,
+            dropout=0.1 if standard else 0.0,
         )
         planned = schedules.plan(
             problem,
             gpu,
             None if implementation else variant.schedule,
-            "gpu-kernels" if implementation else None,
-            options,
+            variant.schedule if implementation else None,
         )
         kernels = {kernel.name: kernel for kernel in planned.kernels}
         kernel = kernels[variant.kernel_name]
-        if variant.kernel_name in ("flash2_forward", "key_value_pass", "query_pass", *DECODES):
+        if variant.kernel_name in MULTIPLY:
             assert (kernel.tiles["q"], kernel.tiles["k"]) == (variant.tile_m, variant.tile_n)

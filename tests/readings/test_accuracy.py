@@ -26,7 +26,7 @@ def test_a_large_problem_is_judged_by_a_sample(schedule: str) -> None:
 @pytest.mark.parametrize("implementation", catalog.IMPLEMENTATIONS)
 @pytest.mark.parametrize("causal", [False, True])
 def test_implementations_too(implementation: str, causal: bool) -> None:
-    powers_of_two = implementation.startswith("triton") or implementation == "gpu-kernels"
+    powers_of_two = implementation.startswith(("triton", "gpu-kernels"))
     head_dim = 64 if powers_of_two else 40
     # FlashAttention-1's mask begins at the first key: as many queries as keys. Megatron's rows
     # are multiples of four.

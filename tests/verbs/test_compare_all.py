@@ -2,7 +2,7 @@
 
 import fasim
 from fasim.report.predictions import comparison_text
-from fasim.schedules.catalog import IMPLEMENTATIONS, usual_schedules
+from fasim.schedules.catalog import usual_implementations, usual_schedules
 from fasim.verbs.compare import compare
 
 PROBLEM = fasim.Attention(1, 8, 1024, 1024, 64)
@@ -15,7 +15,7 @@ def test_all_is_every_schedule_that_suits_and_every_implementation():
         PROBLEM, [fasim.load("a100")], everything=True, progress=lambda *at: done.append(at)
     )
     named = {row.prediction.name for row in found.rows} | {each.schedule for each in found.refused}
-    assert named == {*usual_schedules(PROBLEM), *IMPLEMENTATIONS}
+    assert named == {*usual_schedules(PROBLEM), *usual_implementations(PROBLEM)}
     refused = {each.schedule for each in found.refused}
     assert {"flash3", "flash-attn-3", "cudnn"} <= refused
     assert done[0] == (0, len(named))

@@ -14,13 +14,10 @@ from fasim.schedules.compiled_loop import CompiledLoop, stored_loop
 from fasim.schedules.implementations.triton import (
     Pick,
     Picks,
-    buffers,
     check,
-    matrix_unit,
     plan_of,
 )
 from fasim.schedules.language import Kernel
-from fasim.schedules.mapping import Mapping
 from fasim.schedules.plan import Entry, Options, Plan, Refused, listed
 
 if TYPE_CHECKING:
@@ -59,42 +56,12 @@ STEPS = {
     "key_value_pass": ("Q", "dO", "LSE", "delta"),
     "query_pass": ("K", "V"),
 }
-# Decode: few rows, a fragment of the tensor core high; both schedules take it as --tile.
-DECODE = Pick(16, 64, 4, 3)
 
 
 def picks(architecture: str, head_dim: int) -> Picks:
     """Of both directions; an architecture without tiles of its own takes those of sm_89."""
     narrow, wide = PICKS.get(architecture, PICKS["sm_89"])
     return narrow if head_dim <= 64 else wide
-
-
-def decode_mapping(gpu: Gpu) -> Mapping:
-    """Of `decode` and `split_kv`: rows fill one fragment, and warps share columns.
-
-    Neither wgmma nor tcgen05 takes so few rows. P lies spread over the warps that PV needs it
-    from, and passes through shared memory.
-    """
-    ahead = buffers(gpu, DECODE.stages, from_shared=False)
-    return Mapping(
-        DECODE.warps,
-        buffers=(("Q", 1), ("K", ahead), ("V", ahead)),
-        warp_grid=(1, DECODE.warps),
-        sums_every_step=True,
-        source=SOURCE,
-    )
-
-
-def product_mapping(gpu: Gpu, planned: Mapping, warps: int, stages: int) -> Mapping:
-    """Of standard attention's products: the plan's tile and step, with the kernels' own warps."""
-    ahead = buffers(gpu, stages)
-    return Mapping(
-        warps,
-        matrix_unit=matrix_unit(gpu),
-        buffers=tuple((name, ahead) for name, _ in planned.buffers),
-        warp_grid=None if "wgmma" in gpu.features else (warps // 2, 2),
-        source=SOURCE,
-    )
 
 
 def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:

@@ -162,8 +162,15 @@ def check(compiled: CompiledKernel) -> KernelCheck:
         modelled = model_of(compiled)
     except (Refused, ProblemError) as fault:
         return KernelCheck(compiled, None, spilled, str(fault))
-    faults = [*spilled, *_launch_faults(compiled, modelled), *_memory_faults(compiled, modelled)]
+    faults = [*spilled, *_launch_faults(compiled, modelled)]
     reason = ""
+    if _only_scratch(compiled, modelled):
+        reason = (
+            f"shared memory: {compiled.shared_memory_bytes} bytes in which elements change threads "
+            "between the compiler's layouts, and no tile"
+        )
+    else:
+        faults += _memory_faults(compiled, modelled)
     if any(name.startswith(TCGEN05) for name in compiled.instructions) and modelled.work:
         reason = (
             f"instructions: it multiplies by tcgen05, and is planned with {modelled.matrix_unit}"
@@ -182,6 +189,13 @@ def _launch_faults(compiled: CompiledKernel, modelled: ModelledKernel) -> list[s
     if modelled.work and compiled.warps != modelled.warps:
         faults.append(f"{compiled.warps} warps, planned with {modelled.warps}")
     return faults
+
+
+def _only_scratch(compiled: CompiledKernel, modelled: ModelledKernel) -> bool:
+    """Whether neither has a tile in shared memory, and the compiler needs much of it all the same:
+    where elements of two widths meet, as a mask of bytes and P, it moves them between threads."""
+    tiles = compiled.buffer_bytes or modelled.shared_memory_bytes
+    return not tiles and compiled.shared_memory_bytes >= SCRATCH_BYTES
 
 
 def _memory_faults(compiled: CompiledKernel, modelled: ModelledKernel) -> list[str]:

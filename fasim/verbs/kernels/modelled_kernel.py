@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from fasim.hardware import load
 from fasim.problem import DTYPE_BYTES, Attention, ProblemError
 from fasim.schedules import catalog
-from fasim.schedules.implementations.gpu_kernels import decode_mapping, product_mapping
-from fasim.schedules.language import Kernel
 from fasim.schedules.plan import Options, Refused
 from fasim.schedules.record import Record, cached_record
 from fasim.schedules.residency import block_use
@@ -18,9 +15,6 @@ from fasim.simulator.lowering import lower, main_loop
 from fasim.simulator.lowering.instructions import MMA_ROWS
 from fasim.verbs.kernels.compiled_kernel import WORK, CompiledKernel
 from fasim.verbs.kernels.validate_kernels import GPUS
-
-if TYPE_CHECKING:
-    from fasim.hardware import Gpu
 
 
 @dataclass(frozen=True)
@@ -89,32 +83,23 @@ def _record_of(compiled: CompiledKernel) -> Record:
             continue
         for kernel in plan.kernels:
             if kernel.name == compiled.kernel_name:
-                return cached_record(_as_run(compiled, kernel, gpu))
+                return cached_record(kernel)
     raise Refused(name, f"no plan of it has a kernel {compiled.kernel_name}")
 
 
-def _as_run(compiled: CompiledKernel, kernel: Kernel, gpu: Gpu) -> Kernel:
-    """A plan's kernel under the mapping of the project's own, where the plan is not of them."""
-    planned = kernel.mapping
-    if compiled.schedule in catalog.IMPLEMENTATIONS or planned.matrix_unit == "none":
-        return kernel
-    if catalog.SCHEDULES[compiled.schedule].decodes:
-        return replace(kernel, mapping=decode_mapping(gpu))
-    mapping = product_mapping(gpu, planned, compiled.warps, compiled.stages)
-    return replace(kernel, mapping=mapping)
-
-
 def _problems(compiled: CompiledKernel) -> Iterator[Attention]:
-    """Problems whose plan may have the kernel: a training shape both ways, decoding."""
+    """Problems whose plan may have the kernel: training both ways, decoding, with more to it."""
     assert compiled.dtype in DTYPE_BYTES
-    for direction, seqlen_q in (("forward", 4096), ("backward", 4096), ("forward", 1)):
-        yield Attention(
-            1,
-            1,
-            seqlen_q,
-            4096,
-            compiled.head_dim,
-            dtype=compiled.dtype,  # type: ignore[arg-type]  # checked above
-            causal=compiled.causal,
-            direction=direction,  # type: ignore[arg-type]  # one of the three
-        )
+    plain = Attention(
+        1,
+        1,
+        4096,
+        4096,
+        compiled.head_dim,
+        dtype=compiled.dtype,  # type: ignore[arg-type]  # checked above
+        causal=compiled.causal,
+    )
+    back = replace(plain, direction="backward")
+    yield from (plain, back, replace(plain, seqlen_q=1))
+    yield replace(back, heads=4)  # that share keys: their gradients are summed
+    yield from (replace(plain, dropout=0.1), replace(back, dropout=0.1))

@@ -21,12 +21,19 @@ from fasim.hardware import load
 from fasim.problem import Attention, ProblemError
 from fasim.readings.traffic import Level, traffic
 from fasim.schedules import catalog
-from fasim.schedules.implementations import gpu_kernels
 from fasim.schedules.plan import Options, Plan, Refused
 
 # A GPU of each architecture: tiles are the architecture's, and no byte depends on more.
 GPUS = {"sm_80": "a100", "sm_89": "rtx4090", "sm_90": "h100", "sm_100": "b200"}
 TIMEOUT_S = 1800
+# Chains of cases, and the implementation that plans each; others mirror the schedule of their name.
+MIRRORED = {
+    "forward": "gpu-kernels",
+    "backward": "gpu-kernels",
+    "standard": "gpu-kernels-standard",
+    "decode": "gpu-kernels-decode",
+    "split_kv": "gpu-kernels-split-kv",
+}
 
 Cases = Literal["quick", "full"]
 
@@ -215,16 +222,12 @@ def _plan(case: dict[str, Any]) -> Plan:
     tile = None if case["tile"] is None else (case["tile"][0], case["tile"][1])
     gpu = load(GPUS[case["arch"]]).gpu
     kernel = case["kernel"]
-    if kernel in ("forward", "backward"):
-        options = Options(tile=tile)
-        return catalog.plan(problem, gpu, implementation="gpu-kernels", options=options)
-    if kernel == "decode":
-        decode = gpu_kernels.DECODE
-        options = Options(tile=tile or (decode.tile_m, decode.tile_n))
-        if case["num_splits"] > 1:
-            kernel, options = "split_kv", replace(options, num_splits=case["num_splits"])
-        return catalog.plan(problem, gpu, kernel, options=options)
-    return catalog.plan(problem, gpu, kernel, options=Options(tile=tile))
+    options = Options(tile=tile)
+    if kernel == "decode" and case["num_splits"] > 1:
+        kernel, options = "split_kv", replace(options, num_splits=case["num_splits"])
+    if kernel in MIRRORED:
+        return catalog.plan(problem, gpu, implementation=MIRRORED[kernel], options=options)
+    return catalog.plan(problem, gpu, kernel, options=options)
 
 
 def _bytes(launch: dict[str, Any], level: Level) -> Iterable[str]:

@@ -10,13 +10,13 @@ pytest.importorskip("triton")
 import torch
 
 from fasim.problem import Attention
+from fasim.schedules.implementations.gpu_kernels_decode import num_splits
 from gpu_kernels.measure.attention_jobs import parts
 from gpu_kernels.measure.bench import LeftOut
 from gpu_kernels.measure.implementations import (
     BY_NAME,
     CUDNN,
     OURS,
-    num_splits,
     operands,
     schedule_of,
 )

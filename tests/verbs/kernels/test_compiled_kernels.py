@@ -106,6 +106,39 @@ def test_tcgen05_is_not_compared_with_another_unit() -> None:
     assert "tcgen05" in checked.reason
 
 
+def test_scratch_without_a_tile_is_told_and_no_fault() -> None:
+    dropout = replace(
+        FORWARD,
+        schedule="gpu-kernels-standard",
+        kernel_name="dropout",
+        tile=(1, 4096),
+        warps=8,
+        shared_memory_bytes=8192,
+        buffer_bytes=0,
+        buffers=(),
+        instructions={},
+    )
+    checked = check(dropout)
+    assert checked.modelled is not None
+    assert checked.faults == ()
+    assert "8192 bytes in which elements change threads" in checked.reason
+    assert check(replace(dropout, shared_memory_bytes=512)).reason == ""
+    assert check(replace(dropout, shared_memory_bytes=8192, buffer_bytes=8192)).faults
+
+
+@pytest.mark.parametrize(
+    ("schedule", "kernel"),
+    [
+        ("gpu-kernels", "sum_dK"),
+        ("gpu-kernels-standard", "dropout_gradient"),
+        ("gpu-kernels-split-kv", "combine"),
+    ],
+)
+def test_kernels_of_every_chain_have_a_model(schedule: str, kernel: str) -> None:
+    found = replace(FORWARD, schedule=schedule, kernel_name=kernel, instructions={})
+    assert check(found).modelled is not None
+
+
 def test_a_kernel_without_a_model_says_so() -> None:
     checked = check(replace(FORWARD, schedule="flash2", kernel_name="no_such"))
     assert checked.modelled is None
