@@ -104,7 +104,7 @@ def test_a_dram_bound_kernel_takes_its_bytes_over_the_bandwidth():
 
 def test_a_thin_last_wave_has_dram_to_itself():
     """Copies of 1.13 waves once took as long as two: more SMs made them slower."""
-    problem = Attention(16, 32, 475, 475, 96)
+    problem = Attention(16, 10, 475, 475, 96)
     few, many = load("l40s"), scaled(load("l40s"), "sm_count", 8)
     before, after = (work_of(problem, "pytorch", profile) for profile in (few, many))
     assert before.result.waves > 8
