@@ -23,6 +23,7 @@ from fasim.schedules.implementations import (
     textbook,
     textbook_softmax,
     triton,
+    triton_autotuned,
     triton_ops,
     xformers_cutlass,
 )
@@ -59,6 +60,7 @@ IMPLEMENTATIONS = {
         pytorch_flash.ENTRY,
         pytorch_math.ENTRY,
         triton.ENTRY,
+        triton_autotuned.ENTRY,
         triton_ops.ENTRY,
         xformers_cutlass.ENTRY,
     )
@@ -148,3 +150,23 @@ def plan(
     if options.tile is not None or implementation is not None:
         raise Refused(entry.name, f"{asked}; the largest that fits is {largest}")
     return replace(fitting, assumptions=(*fitting.assumptions, f"{asked}; {largest} instead"))
+
+
+def plans(
+    problem: Attention,
+    gpu: Gpu,
+    schedule: str | None = None,
+    implementation: str | None = None,
+    options: Options | None = None,
+) -> tuple[Plan, ...]:
+    """What `plan` gives; of an implementation that is autotuned, every plan that it tries.
+
+    Raises:
+        Refused, ProblemError: as `plan` does.
+    """
+    planned = plan(problem, gpu, schedule, implementation, options)
+    tried = IMPLEMENTATIONS[implementation].candidates if implementation else None
+    options = options or Options()
+    if tried is None or options.tile is not None:
+        return (planned,)
+    return tuple(p for p in tried(problem, gpu, options) if overflow(p, gpu) is None)

@@ -112,6 +112,8 @@ class Entry:
         takes: the options it has a meaning for.
         features: what of a problem it can have beside the plain: `dropout`, `window`.
         decodes: whether it is for the few queries of decoding.
+        candidates: for kernels that are timed before one is kept: every plan that is tried. The
+            one of `build` is the first of them.
     """
 
     name: str
@@ -124,6 +126,7 @@ class Entry:
     takes: tuple[str, ...] = ("tile",)
     features: tuple[str, ...] = ()
     decodes: bool = False
+    candidates: Callable[[Attention, Gpu, Options], tuple[Plan, ...]] | None = None
 
 
 def listed(names: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from fasim.problem import TENSOR_DTYPE, Attention, Scenario
@@ -50,8 +50,10 @@ def predict(
     scenario = scenario or Scenario()
     if schedule is None and implementation is None:
         return _fastest(problem, profile, scenario, options, repeat=repeat, timeline=timeline)
-    planned = catalog.plan(problem, profile.gpu, schedule, implementation, options)
-    return predict_plan(problem, profile, scenario, planned, repeat=repeat, timeline=timeline)
+    return _best(
+        predict_plan(problem, profile, scenario, planned, repeat=repeat, timeline=timeline)
+        for planned in catalog.plans(problem, profile.gpu, schedule, implementation, options)
+    )
 
 
 def _fastest(
@@ -81,6 +83,11 @@ def _fastest(
             reasons.setdefault(each.reason, []).append(each.name)
         said = [f"{reason} ({', '.join(names)})" for reason, names in reasons.items()]
         raise Refused("no schedule runs this", "; ".join(said))
+    return _best(found)
+
+
+def _best(found: Iterable[Prediction]) -> Prediction:
+    """The fastest; of those that do not fit memory, the smallest."""
     return min(
         found,
         key=lambda p: (p.time_s is None, p.time_s or 0.0, p.footprint.peak_bytes),

@@ -42,6 +42,19 @@ VERSIONS = (
     ),
     *(
         Version(
+            "triton",
+            software,
+            "triton-autotuned",
+            "The tutorial's forward kernel is autotuned since 2024-05.",
+        )
+        for software in (
+            "FA3 beta (Jul 2024); other versions not read",
+            "triton main",
+            "triton main (warp_specialize=False)",
+        )
+    ),
+    *(
+        Version(
             "flash-attn-1",
             software,
             "flash-attn-0.1",
