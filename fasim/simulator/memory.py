@@ -43,6 +43,12 @@ def miss_share(working_set_bytes: float, capacity_bytes: float) -> float:
     return high
 
 
+def copies(readers: float, gpu: Gpu) -> float:
+    """Copies of a line that so many SMs read: at home, and in each other partition that reads it."""
+    others = gpu.l2.partitions - 1
+    return 1 + others * (1 - (1 - 1 / gpu.l2.partitions) ** readers)
+
+
 @dataclass(frozen=True)
 class Residency:
     """Which share of each tensor lies in L2 as a kernel starts."""
@@ -79,7 +85,11 @@ def memory_traffic(
 
     def misses(blocks: float) -> float:
         """Share that misses of what comes again after so many blocks."""
-        return miss_share(sum(each.touched_bytes(blocks) for each in shared.values()), capacity)
+        held = (
+            each.touched_bytes(blocks) * copies(min(blocks, each.blocks), gpu)
+            for each in shared.values()
+        )
+        return miss_share(sum(held), capacity)
 
     displaced = misses(slots)
     outputs = sum(access.write_bytes for access in exact.compulsory.values())
@@ -160,7 +170,10 @@ def residency_after(
 
     Blocks that all run at one time write their results after all else has been read.
     """
-    touched = sum(access.total_bytes for access in exact.compulsory.values())
+    touched = sum(
+        access.read_bytes * copies(1, gpu) + access.write_bytes + access.reduce_bytes
+        for access in exact.compulsory.values()
+    )
     survives = 1 - miss_share(touched, gpu.l2.capacity_bytes)
     share = {name: part * survives for name, part in before.share.items()}
     share |= dict.fromkeys(exact.compulsory, survives)

@@ -19,6 +19,7 @@ from fasim.simulator.memory import (
     MemoryTraffic,
     Residency,
     memory_traffic,
+    copies,
     miss_share,
     residency_after,
 )
@@ -143,7 +144,7 @@ def _at_start(traffic: Traffic, gpu: Gpu, scenario: Scenario) -> Residency:
     if scenario.l2 == "cold":
         return Residency({})
     sizes: Level = traffic.compulsory
-    touched = sum(_size(name, traffic) for name in sizes)
+    touched = sum(_size(name, traffic) * copies(1, gpu) for name in sizes)
     survives = 1 - miss_share(touched, gpu.l2.capacity_bytes)
     return Residency(dict.fromkeys(sizes, survives))
 
