@@ -68,6 +68,8 @@ class Mapping:
             tiles take each other's place; otherwise the sum of its buffers.
         instructions_per_element: for streaming kernels whose compiled length is known:
             issued instructions per element; the program's own count otherwise.
+        lookups: for streaming kernels, latencies before the first load: of tables that say where
+            a block's data lie, and that the program does not read.
         overhead: what a warp issues in an iteration of the main loop for addresses, bounds and
             control, where the compiled loop is known: instructions of the integer pipe, of
             FP32's (integer multiply-adds), and others; estimated otherwise.
@@ -125,6 +127,7 @@ class Mapping:
     spilled_in_loop: int | None = None
     shared_memory_bytes: int | None = None
     instructions_per_element: float | None = None
+    lookups: int = 0
     overhead: tuple[int, int, int] | None = None
     warp_grid: tuple[int, int] | None = None
     warp_grids: tuple[tuple[str, tuple[int, int]], ...] = ()

@@ -19,7 +19,7 @@ from fasim.simulator.loop_rates import loop_rate, stream_rate, stream_rates
 from fasim.simulator.lowering import LoopStream, lower, main_loop
 from fasim.simulator.mechanisms import is_on
 from fasim.simulator.memory import MemoryTraffic, Residency
-from fasim.simulator.phases import Phases, phase_bytes
+from fasim.simulator.phases import BLOCK_START_CYCLES, Phases, phase_bytes
 from fasim.simulator.sm_engine import Rate
 from fasim.simulator.streaming import EXPOSED_LATENCIES, ITERATION_CYCLES, block_cycles
 from fasim.simulator.trips import GridTrips, Trips, grid_trips
@@ -154,9 +154,16 @@ class _Builder:
         # wait for and what comes on top, the port in the rate.
         contended = dram if dram >= port else 0.0
         busy = issue if contended else soft_maximum(issue, port)
-        # A block that loads in a loop waits for each iteration, however few blocks there are.
+        # A block that loads in a loop waits for each iteration, however few blocks there are;
+        # one without for its start and for the loads that wait for each other.
         latency = self._latency_cycles() * ticks_per_cycle
-        least = cycles.waits * (latency + ITERATION_CYCLES * ticks_per_cycle)
+        if cycles.waits:
+            least = cycles.waits * (latency + ITERATION_CYCLES * ticks_per_cycle)
+            ramp_s, exposed = STREAM_RAMP_S * self._missing(), EXPOSED_LATENCIES  # DRAM's ramp
+        else:
+            least = cycles.chain * latency + BLOCK_START_CYCLES * ticks_per_cycle
+            # The ramp holds what the first blocks wait for.
+            ramp_s, exposed = max(0.0, STREAM_RAMP_S - least / TICKS_PER_SECOND), 0
         rate = loop_rate(
             {
                 cycles.cause: residents * issue,
@@ -165,9 +172,6 @@ class _Builder:
             for residents in range(1, self.blocks_per_sm + 1)
         )
         extra = soft_maximum(issue, contended) - max(issue, contended)
-        ramp_s, exposed = STREAM_RAMP_S, 0
-        if cycles.waits:  # the ramp is of DRAM
-            ramp_s, exposed = STREAM_RAMP_S * self._missing(), EXPOSED_LATENCIES
         block = BlockClass(
             "one pass",
             prologue=(("l2", round(exposed * latency)),),
@@ -213,8 +217,8 @@ class _Builder:
         }
 
     def _latency_cycles(self) -> float:
-        """Mean latency of a kernel's loads."""
-        hit = self.gpu.l2.latency_cycles
+        """Mean latency of a kernel's loads; of those that hit, half lie in the far partition."""
+        hit = (self.gpu.l2.latency_cycles + self.gpu.l2.far_latency_cycles) / 2
         return hit + max(0.0, self._dram_latency_cycles() - hit) * self._missing()
 
     def _missing(self) -> float:

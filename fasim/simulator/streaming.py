@@ -33,11 +33,26 @@ class BlockCycles:
 
     Attributes:
         waits: latencies of its loops, one an iteration that loads: nothing is fetched ahead.
+        chain: latencies outside loops that come one behind the other: warps issue in order, and
+            what follows the first use of a load is not fetched before it.
     """
 
     cycles: float
     cause: str
     waits: int
+    chain: int
+
+
+def chained_loads(record: Record) -> int:
+    """Latencies of a block's loads outside loops, those issued side by side being one."""
+    chain, waiting = 0, False
+    for op in record.once():
+        if op.path or op.kind == "full":
+            continue
+        loads = op.kind == "load"
+        chain += loads and not waiting
+        waiting = loads
+    return chain
 
 
 def iterations(record: Record, path: tuple[int, ...]) -> int:
@@ -70,4 +85,5 @@ def block_cycles(record: Record, gpu: Gpu) -> BlockCycles:
     cause = max(demand, key=lambda name: demand[name])
     loading = {op.path for op in record.once() if op.kind == "load" and op.path}
     waits = sum(iterations(record, path) for path in loading)
-    return BlockCycles(max(1.0, demand[cause]), cause, waits)
+    chain = mapping.lookups + chained_loads(record)
+    return BlockCycles(max(1.0, demand[cause]), cause, waits, chain)

@@ -178,7 +178,7 @@ def _forward(problem: Attention, gpu: Gpu, options: Options, compiled: int) -> P
         schedule = "flash2"
         kernels = flash2.kernels(problem, tiling, mapping(warps), compiled)
     if options.writes_kv:
-        kernels = (split_kv.write_kernel(problem, split_path.COPY), *kernels)
+        kernels = (split_kv.write_kernel(problem, split_path.cache_write(problem)), *kernels)
     return Plan(schedule, "flash-attn-2", kernels, (rows, columns), tuple(said))
 
 
