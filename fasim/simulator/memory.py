@@ -46,7 +46,8 @@ def miss_share(working_set_bytes: float, capacity_bytes: float) -> float:
 def copies(readers: float, gpu: Gpu) -> float:
     """Copies of a line that so many SMs read: at home, and in each other partition that reads it."""
     others = gpu.l2.partitions - 1
-    return 1 + others * (1 - (1 - 1 / gpu.l2.partitions) ** readers)
+    elsewhere: float = (1 - 1 / gpu.l2.partitions) ** readers
+    return 1 + others * (1 - elsewhere)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 
 from fasim.hardware.gpu import LDMATRIX_BYTES, WARP
@@ -28,11 +29,15 @@ class Copies:
     right after that use. A plain load comes into registers, and at the point goes on into its
     buffer, between two barriers. A tensor without buffers comes straight into registers.
 
+    Args:
+        arriving: tensors of the pieces that the iteration before has left on their way.
+
     Attributes:
+        arriving: those that this one has, so far.
         loaded_bytes: what the loads bring for the whole block.
     """
 
-    def __init__(self, body: LoopBody, emitter: Emitter) -> None:
+    def __init__(self, body: LoopBody, emitter: Emitter, arriving: Sequence[str] = ()) -> None:
         self.body, self.emitter, self.mapping = body, emitter, body.mapping
         self.buffered = [op for op in body.ops if body.is_buffered(op) and not body.is_streamed(op)]
         self.ahead = [op for op in self.buffered if op.name not in self.mapping.plain_loads]
@@ -47,7 +52,7 @@ class Copies:
         self.issue_points = {self._issue_point(load)[0] for load in self.ahead}
         self.waits: dict[int, int] = {}  # load → item that waits for it
         self.copies: dict[int, int] = {}  # load → item of its copy
-        self.arriving: list[str] = []  # tensors of the pieces on their way
+        self.arriving = list(arriving)  # tensors of the pieces on their way
         self.refilled: set[int] = set()  # loads whose next copy a producer has issued
         self.loaded_bytes = 0
 
@@ -153,7 +158,7 @@ class Copies:
         self.emitter.l2("global", moved, needs=needs, write=True, name=f"store {op.name}")
 
     def finish(self) -> None:
-        """Fills in what is left, and binds waits to copies.
+        """Issues what is left to producers, and binds waits to copies.
 
         Each wait needs the copy issued as many iterations back as there are buffers. Producers
         refill at the end what they have not before: by then the products that read it are done.
@@ -162,7 +167,6 @@ class Copies:
             for load in self.ahead:
                 if load.index not in self.refilled:
                     self._copy(load)
-        self.fill(len(self.arriving))
         for load in self.ahead:
             wait, copy = self.waits[load.index], self.copies[load.index]
             same_iteration = bool(self.mapping.producer_warps) or self._issue_point(load)[1]

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from fasim.hardware.gpu import WARP
 from fasim.schedules.record import Op
 from fasim.simulator.lowering.body import LoopBody
 from fasim.simulator.lowering.emitter import Emitter
 from fasim.simulator.lowering.exchange import SHUFFLE_BYTES, combine_quad, exchange_rows
 from fasim.simulator.lowering.instructions import REDUCTIONS, SFU_OPS, Arithmetic
 
-# Elements of a fused run a warp has in flight: further ahead, in-order exp2 holds up the
-# additions behind it; nearer, each addition waits for its own exp2.
-INTERLEAVE = 2
+if TYPE_CHECKING:
+    from fasim.hardware import Gpu
+
 # Groups a run is cut into at most. Items then stand for several instructions, and a stream of a
 # few hundred items is simulated in milliseconds.
 RUN_GROUPS = 24
+
+
+def elements_in_flight(gpu: Gpu) -> int:
+    """Elements of a fused run a warp has in flight: as many as keep the SFU at work.
+
+    One takes an FP32 instruction, its place in the SFU's pipe and the SFU's latency until it is
+    done. Further ahead, in-order exp2 would hold up the additions behind it; nearer, each addition
+    would wait for its own exp2. A compiler that knows latencies orders instructions so.
+    """
+    each = WARP * gpu.sm.schedulers / gpu.sfu.lanes
+    return max(1, round((gpu.fp32.latency_cycles + each + gpu.sfu.latency_cycles) / each))
 
 
 class Elementwise:
@@ -72,7 +86,7 @@ class Elementwise:
 
     def _emit_run(self, run: list[Op], beside: list[Op]) -> None:
         elements = self.body.per_thread(self.body.wide(run[0]))
-        groups = int(min(RUN_GROUPS, max(1.0, elements // INTERLEAVE)))
+        groups = int(min(RUN_GROUPS, max(1.0, elements // elements_in_flight(self.body.gpu))))
         parts: dict[int, list[int]] = {op.index: [] for op in run + beside}
         for op in run + beside:
             self._fetch(op)

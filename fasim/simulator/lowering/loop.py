@@ -7,7 +7,7 @@ tile, and what they wait for is bound into the waits of those that compute.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
@@ -82,16 +82,25 @@ def _streams(body: LoopBody) -> tuple[tuple[Stream, ...], int]:
     streams = []
     loaded_bytes = 0
     for turn in turns:
-        items, loaded_bytes = _items(body, turn)
+        copies, items = _items(body, turn)
+        if copies.arriving:  # they go on to arrive in the next iteration
+            copies, items = _items(body, turn, copies.arriving)
+        loaded_bytes = copies.loaded_bytes
         streams.append(Stream(items, per_scheduler))
     return tuple(streams), loaded_bytes
 
 
-def _items(body: LoopBody, turn: Turn | None) -> tuple[tuple[Item, ...], int]:
-    """One warp's items, and the bytes the whole block loads."""
+def _items(
+    body: LoopBody, turn: Turn | None, arriving: Sequence[str] = ()
+) -> tuple[Copies, tuple[Item, ...]]:
+    """One warp's items, and the copies among them.
+
+    Args:
+        arriving: pieces of tiles on their way as the iteration begins.
+    """
     emitter = Emitter(body)
     begins, ends = _turn_positions(body) if turn else (-1, -1)
-    copies = Copies(body, emitter)
+    copies = Copies(body, emitter, arriving)
     pieces = Pieces(body, emitter, copies)
     products = Products(body, emitter, copies, pieces)
     locks = Locks(body, emitter)
@@ -142,7 +151,7 @@ def _items(body: LoopBody, turn: Turn | None) -> tuple[tuple[Item, ...], int]:
     items = tuple(emitter.items)
     if body.mapping.list_scheduled:
         items = list_scheduled(items)
-    return items, copies.loaded_bytes
+    return copies, items
 
 
 def _spill(body: LoopBody, emitter: Emitter) -> None:

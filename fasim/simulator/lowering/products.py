@@ -222,6 +222,7 @@ class Products:
                 name=op.name,
             )
             items.append(self.emitter.append(item))
+            self.copies.fill_share(ceil((count - begin) / at_once))
         return items
 
 
