@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from fasim.hardware.gpu import WARP
 from fasim.problem import Attention
 from fasim.schedules import split_kv
 from fasim.schedules.implementations import pytorch
@@ -31,7 +30,7 @@ BLOCKS_PER_SM = 2  # that the heuristic counts on
 FULL_ENOUGH = 0.8  # of the GPU's block slots: no split beyond
 EFFICIENT_ENOUGH = 0.85  # of the best split's efficiency
 
-CACHE_WRITE_THREADS = 512  # of a block of vLLM's reshape_and_cache_flash, at most
+CACHE_WRITE_WARPS = 16  # of a block of vLLM's reshape_and_cache_flash, at most
 
 
 def cache_write(problem: Attention) -> Mapping:
@@ -40,9 +39,8 @@ def cache_write(problem: Attention) -> Mapping:
     A block first looks up the token's slot. Threads move 16 bytes each, so that most have nothing
     to do and yet take up the SM: few tokens are under way at a time.
     """
-    threads = min(problem.kv_heads * problem.head_dim, CACHE_WRITE_THREADS)
     return Mapping(
-        warps=-(-threads // WARP),
+        warps=min(-(-problem.kv_heads * problem.head_dim // 32), CACHE_WRITE_WARPS),
         matrix_unit="none",
         copy_unit="registers",
         lookups=1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING
 
 from fasim.hardware.gpu import WARP
@@ -20,14 +21,14 @@ RUN_GROUPS = 24
 
 
 def elements_in_flight(gpu: Gpu) -> int:
-    """Elements of a fused run a warp has in flight: as many as keep the SFU at work.
+    """Elements of a fused run a warp has in flight: those that the SFU's latency covers.
 
-    One takes an FP32 instruction, its place in the SFU's pipe and the SFU's latency until it is
-    done. Further ahead, in-order exp2 would hold up the additions behind it; nearer, each addition
-    would wait for its own exp2. A compiler that knows latencies orders instructions so.
+    By Little's law, latency over the cycles of one. Further ahead, in-order exp2 would hold up
+    the additions behind it; nearer, each addition would wait for its own exp2. A compiler that
+    knows latencies orders instructions so.
     """
     each = WARP * gpu.sm.schedulers / gpu.sfu.lanes
-    return max(1, round((gpu.fp32.latency_cycles + each + gpu.sfu.latency_cycles) / each))
+    return max(1, ceil(gpu.sfu.latency_cycles / each))
 
 
 class Elementwise:
