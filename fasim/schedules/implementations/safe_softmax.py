@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from fasim.problem import Attention
 from fasim.schedules.chain import ROWS, SCORES, axes_of
-from fasim.schedules.implementations import pytorch
+from fasim.schedules.implementations import pytorch, pytorch_elementwise
 from fasim.schedules.language import Block, Kernel, Tensor
 from fasim.schedules.standard import softmax_kernel
 
@@ -58,7 +58,7 @@ def kernels(problem: Attention, s: str) -> tuple[Kernel, ...]:
             lengths=axes_of(problem),
             tiles={"q": 1},
             tensors=tensors,
-            mapping=pytorch.streaming(pytorch.ELEMENTWISE, warps=4),
+            mapping=pytorch_elementwise.streaming(pytorch_elementwise.ELEMENTWISE, warps=4),
         )
 
     mapping, rows_per_block = pytorch.softmax_mapping(problem.seqlen_k)
