@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
 from fasim.schedules import split_kv
-from fasim.schedules.implementations import pytorch_copies, pytorch_elementwise
+from fasim.schedules.implementations import pytorch_copies
+from fasim.schedules.implementations.pytorch_elementwise import rows_of_block
 from fasim.schedules.language import Kernel
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.plan import Options
@@ -142,6 +143,6 @@ def _copy_rows(problem: Attention, source: str, target: str) -> Kernel:
     return replace(
         kernel,
         lengths={**kernel.lengths, "q": problem.group},
-        tiles={"q": pytorch_elementwise.rows_of_block(problem.group, problem.head_dim)},
+        tiles={"q": rows_of_block(problem.group, problem.head_dim)},
         group=problem.group,
     )

@@ -56,14 +56,17 @@ DTYPES = ("fp32", "fp16", "bf16")
 
 # Issued instructions an element of softmax up to 1024 columns: those that an element runs through
 # in the machine code of softmax_warp_forward and softmax_warp_backward (PersistentSoftmax.cuh of
-# PyTorch 2.13, 1024 columns of fp16, sm_80, CUDA 13.0). Forward takes an exact exp and an exact
-# division of each element; backward is a product and a difference.
+# PyTorch 2.13, 1024 columns of fp16, sm_80, CUDA 13.0; those of 2.0.1 run 39 and 13.7). Forward
+# takes an exact exp and an exact division of each element; backward is a product and a difference.
 SOFTMAX_SHORT, SOFTMAX_SHORT_BACKWARD = 38.3, 13.7
 # Over 1024 columns a row is a block's. Forward is a figure taken over. The loops of
-# cunn_SoftMaxForward and cunn_SoftMaxBackward (SoftMax.cu, written down from memory and compiled
-# likewise) run 38 and 8 instructions an element; what a thread does around them, for the 16
-# elements it has of 2048, makes that 48 and about 14.
+# cunn_SoftMaxForward and cunn_SoftMaxBackward in PyTorch 2.0.1 run 37 and 8 instructions an
+# element; what a thread does around them, for the 16 elements it has of 2048, makes that 48 and
+# about 14.
 SOFTMAX_LONG, SOFTMAX_LONG_BACKWARD = 48.0, 14.0
+# An exact division checks its operands' exponents (FCHK), and one of zero, which is what exp leaves
+# of a hidden score, calls the subroutine for odd cases: its way out for a zero, as compiled.
+ZERO_DIVIDED = 33.0
 SHORT_ROW = 1024  # columns up to which a row is one warp's (softmax_warp_forward)
 
 
@@ -74,13 +77,17 @@ def softmax_block(seqlen_k: int) -> tuple[int, int]:
     return 8, 1  # cunn_SoftMaxForward: a row a block
 
 
-def softmax_mapping(seqlen_k: int, *, backward: bool = False) -> tuple[Mapping, int]:
+def softmax_mapping(problem: Attention, *, backward: bool = False) -> tuple[Mapping, int]:
     """Mapping and rows of a block of the softmax kernel, or of its backward."""
-    warps, rows = softmax_block(seqlen_k)
+    warps, rows = softmax_block(problem.seqlen_k)
     short, long = SOFTMAX_SHORT, SOFTMAX_LONG
     if backward:
         short, long = SOFTMAX_SHORT_BACKWARD, SOFTMAX_LONG_BACKWARD
-    return streaming(short if seqlen_k <= SHORT_ROW else long, warps), rows
+    instructions = short if problem.seqlen_k <= SHORT_ROW else long
+    if not backward:
+        scores = problem.seqlen_q * problem.seqlen_k
+        instructions += ZERO_DIVIDED * (1 - problem.visible_pairs / scores)
+    return streaming(instructions, warps), rows
 
 
 def scale_kernel(problem: Attention, source: str, target: Tensor) -> Kernel:
@@ -167,7 +174,7 @@ def mask_kernels(problem: Attention) -> tuple[Kernel, ...]:
 
 def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
     """The chain: copies, QKᵀ, [a mask made and added], softmax, [dropout], a copy, PV."""
-    softmax, rows_per_block = softmax_mapping(problem.seqlen_k)
+    softmax, rows_per_block = softmax_mapping(problem)
     masked = (*mask_kernels(problem), add_mask_kernel(problem)) if problem.masked else ()
     scores = "S_masked" if problem.masked else "S"
     return (
@@ -184,7 +191,7 @@ def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
 
 def backward_kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
     """The chain: dV, dP, [dropout], grad·output, dS, dQ, dK, scales, copies or group sums."""
-    softmax, rows_per_block = softmax_mapping(problem.seqlen_k, backward=True)
+    softmax, rows_per_block = softmax_mapping(problem, backward=True)
     dk, dv = key_gradients(problem, "dK_copy", "dV_copy")
     unscaled = Tensor("dK_unscaled", dk.axes, problem.dtype)
     dq = Tensor("dQ_copy", QUERY, problem.dtype)

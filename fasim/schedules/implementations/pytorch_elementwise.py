@@ -1,4 +1,4 @@
-"""PyTorch's elementwise kernels: how many instructions an element takes, and how they are mapped."""
+"""PyTorch's elementwise kernels: instructions an element, and how they are mapped."""
 
 from __future__ import annotations
 
