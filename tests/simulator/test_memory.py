@@ -108,7 +108,7 @@ def test_rows_shorter_than_a_sector_move_whole_sectors():
 
 
 def test_a_transposed_copy_reads_a_sector_an_element():
-    """Of every 32-byte sector two bytes are taken: lanes along K's keys, then along dK's columns."""
+    """Of a 32-byte sector two bytes are taken: lanes go along K's keys, and along dK's columns."""
     problem = Attention(1, 1, 1024, 1024, 64, direction="both")
     gpu, kernels = chain(None, problem=problem, implementation="pytorch")
     by_name = {record.kernel.name: (record, exact) for record, exact in kernels}
