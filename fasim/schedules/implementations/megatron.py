@@ -18,7 +18,12 @@ from fasim.schedules.chain import QUERY
 from fasim.schedules.dropout import after_dropout, dropout_gradient_kernels, dropout_kernels
 from fasim.schedules.gradients import key_gradients
 from fasim.schedules.implementations import cublas, pytorch, pytorch_backward, pytorch_copies
-from fasim.schedules.implementations.pytorch_elementwise import DROPOUT, ELEMENTWISE, streaming
+from fasim.schedules.implementations.pytorch_elementwise import (
+    COPY_THREE_AXES,
+    DROPOUT,
+    ELEMENTWISE,
+    streaming,
+)
 from fasim.schedules.language import Kernel, Tensor
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.plan import Entry, Options, Plan, chain_of, check_dtype, listed
@@ -67,7 +72,7 @@ def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
         softmax_kernel(problem, mapping, rows),
         *dropout_kernels(problem, streaming(DROPOUT, warps=4)),
         probability_value_kernel(problem, gemm, o="O_copy", p=after_dropout(problem, "P")),
-        pytorch_copies.copy_kernel(problem, "O_copy", "O", QUERY),
+        pytorch_copies.copy_kernel(problem, "O_copy", "O", QUERY, COPY_THREE_AXES),
     )
 
 

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from fasim.problem import Attention
 from fasim.schedules.chain import KEY, QUERY, axes_of
 from fasim.schedules.implementations.pytorch_elementwise import (
-    COPY,
+    COPY_FOUR_AXES,
+    COPY_THREE_AXES,
     ELEMENTS_PER_BLOCK,
     STACK,
-    TRANSPOSED_COPY,
     rows_of_block,
     streaming,
     warps_of_row,
@@ -34,8 +34,18 @@ def _copy_program(pairs: dict[str, str], axis: str) -> Callable[[Block, Attentio
     return copy
 
 
-def copy_kernel(problem: Attention, source: str, target: str, axes: tuple[str, ...]) -> Kernel:
-    """read one tensor; write it again, laid out for a batched GEMM."""
+def copy_kernel(
+    problem: Attention,
+    source: str,
+    target: str,
+    axes: tuple[str, ...],
+    instructions: float = COPY_FOUR_AXES,
+) -> Kernel:
+    """read one tensor; write it again, laid out for a batched GEMM.
+
+    Args:
+        instructions: an element.
+    """
     axis, lengths = axes[2], axes_of(problem)
     return Kernel(
         name=f"copy_{source}",
@@ -45,7 +55,7 @@ def copy_kernel(problem: Attention, source: str, target: str, axes: tuple[str, .
         lengths=lengths,
         tiles={axis: rows_of_block(lengths[axis], problem.head_dim)},
         tensors=(Tensor(source, axes, problem.dtype), Tensor(target, axes, problem.dtype)),
-        mapping=streaming(COPY, warps=4),
+        mapping=streaming(instructions, warps=4),
     )
 
 
@@ -71,7 +81,7 @@ def transposed_copy_kernel(problem: Attention) -> Kernel:
             Tensor("K", KEY, problem.dtype),
             Tensor("K_copy", KEY, problem.dtype, innermost="k"),
         ),
-        mapping=streaming(TRANSPOSED_COPY, warps=4),
+        mapping=streaming(COPY_THREE_AXES, warps=4),
     )
 
 
@@ -110,7 +120,7 @@ def _key_copy_kernel(problem: Attention) -> Kernel:
             Tensor("dK_copy", KEY, problem.dtype, innermost="k"),
             Tensor("dK", KEY, problem.dtype),
         ),
-        mapping=streaming(TRANSPOSED_COPY, warps_of_row(problem.head_dim)),
+        mapping=streaming(COPY_THREE_AXES, warps_of_row(problem.head_dim)),
     )
 
 

@@ -10,7 +10,7 @@ SOURCE = "flash-attn 2.8.3, hopper/benchmark_flash_attention_fp8.py (attention_p
 # sm_80). elementwise_kernel<128, 4> works out where an element lies axis by axis, of those that do
 # not merge: four of Q and V as they are copied, three of K transposed; a sum with a broadcast mask
 # has two, and one operand more.
-COPY, TRANSPOSED_COPY, MASK_ADD = 54.0, 45.0, 46.0
+COPY_FOUR_AXES, COPY_THREE_AXES, MASK_ADD = 54.0, 45.0, 46.0
 # The loop of CatArrayBatchedCopy<Half, unsigned, 4, 64, 64>: an element's place in the source and
 # in the result by three divisions each, of integers that are not known in advance.
 STACK = 86.0
