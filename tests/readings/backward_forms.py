@@ -430,8 +430,21 @@ def scale(source: str, size: int, target: Bytes) -> Counted:
     return both_levels(f"scale_{source}", {source: (size, 0), **target})
 
 
+def into_place(shape: Shape) -> list[Counted]:
+    """Gradients of one packed tensor are stacked at once; others are copied one by one."""
+    sizes = {"dQ": shape.query, "dK": shape.key, "dV": shape.key}
+    if shape.heads == shape.kv_heads and shape.q_len == shape.k_len:
+        stacked: Bytes = {}
+        for name, size in sizes.items():
+            stacked |= {f"{name}_copy": (size, 0), name: (0, size)}
+        return [both_levels("stack_gradients", stacked)]
+    summed = group_sums(shape)
+    copied = ("dQ",) if summed else ("dQ", "dK", "dV")
+    return [*(copy(f"{name}_copy", name, sizes[name]) for name in copied), *summed]
+
+
 def pytorch_backward(shape: Shape, gemm: GemmTiles) -> list[Counted]:
-    """Autograd of `attention_pytorch`: 20 bytes a score of two bytes, and copies."""
+    """Autograd of `attention_pytorch`: 20 bytes a score of two bytes, and gradients moved."""
     once = shape.scores
     product = {"P": (once, 0), "dP": (once, 0), "P_dP": (0, once)}
     gradient = {"P_dP": (once, 0), "P": (once, 0), "dS": (0, once)}
@@ -449,9 +462,5 @@ def pytorch_backward(shape: Shape, gemm: GemmTiles) -> list[Counted]:
         scale("dQ_unscaled", shape.query, {"dQ_copy": (0, shape.query)}),
         key_gradient(shape, gemm, "key_gradient", "dS", "Q_copy", {"dK_unscaled": (0, key_bytes)}),
         scale("dK_unscaled", key_bytes, scaled),
-        copy("dQ_copy", "dQ", shape.query),
-        *(
-            group_sums(shape)
-            or [copy("dK_copy", "dK", shape.key), copy("dV_copy", "dV", shape.key)]
-        ),
+        *into_place(shape),
     ]

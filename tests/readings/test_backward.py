@@ -168,6 +168,11 @@ def nonzero(counted: Bytes) -> Bytes:
 def test_traffic_numerics_and_closed_form_agree_byte_for_byte(
     chain: str, problem: Attention, tiles: Tiles
 ) -> None:
+    assert_same_bytes(chain, problem, tiles)
+
+
+def assert_same_bytes(chain: str, problem: Attention, tiles: Tiles) -> list[str]:
+    """Traffic, numerics and the closed form; returns the kernels' names."""
     build, closed_form = CHAINS[chain]
     problem = backward(problem)
     kernels = build(problem, tiles)
@@ -184,6 +189,20 @@ def test_traffic_numerics_and_closed_form_agree_byte_for_byte(
         assert reduced(kernel.compulsory) == closed.compulsory_reduced
         assert kernel.flops.tensor == closed.executed_flops == flops
         assert kernel.flops.tensor_useful == closed.useful_flops
+    return [kernel.kernel for kernel in predicted]
+
+
+@pytest.mark.parametrize(
+    ("problem", "last"),
+    [
+        (Attention(2, 3, 70, 70, 40), ["scale_dK_unscaled", "stack_gradients"]),
+        (Attention(2, 3, 70, 60, 40), ["copy_dQ_copy", "copy_dK_copy", "copy_dV_copy"]),
+        (Attention(2, 4, 70, 70, 40, kv_heads=2), ["copy_dQ_copy", "sum_dK", "sum_dV"]),
+    ],
+)
+def test_gradients_of_one_packed_tensor_are_stacked(problem: Attention, last: list[str]) -> None:
+    names = assert_same_bytes("pytorch", problem, Tiles(32, 48))
+    assert names[-len(last) :] == last
 
 
 def assert_right(
@@ -223,8 +242,9 @@ def test_gradients_are_right_for_random_problems(
         Attention(1, 2, 150, 50, 32, causal=True),
         Attention(2, 6, 50, 64, 32, kv_heads=2, causal=True),
         Attention(1, 8, 64, 64, 32, kv_heads=1, dtype="bf16"),
+        Attention(2, 3, 70, 70, 40),
     ],
-    ids=["one row", "one key", "rows that see nothing", "GQA", "MQA"],
+    ids=["one row", "one key", "rows that see nothing", "GQA", "MQA", "packed"],
 )
 def test_edges(chain: str, problem: Attention) -> None:
     problem = backward(problem)

@@ -108,13 +108,14 @@ def test_rows_shorter_than_a_sector_move_whole_sectors():
 
 
 def test_a_transposed_copy_reads_a_sector_an_element():
-    """Lanes along keys: of K's 32-byte sectors each gives two bytes. dK's come back by eights."""
+    """Of a 32-byte sector two bytes are taken: lanes go along K's keys, and along dK's columns."""
     problem = Attention(1, 1, 1024, 1024, 64, direction="both")
     gpu, kernels = chain(None, problem=problem, implementation="pytorch")
     by_name = {record.kernel.name: (record, exact) for record, exact in kernels}
     for name, source, target, sectors in (
         ("copy_K", "K", "K_copy", 16),
-        ("copy_dK_copy", "dK_copy", "dK", 2),
+        ("stack_gradients", "dK_copy", "dK", 16),
+        ("stack_gradients", "dV_copy", "dV", 1),
     ):
         record, exact = by_name[name]
         moved = memory_traffic(record, exact, gpu, 1728, Residency({}))

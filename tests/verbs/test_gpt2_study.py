@@ -33,8 +33,8 @@ def test_flash_moves_between_compulsory_and_global_bytes_and_less_than_standard(
         levels = run.bytes_at
         # Summed over kernels: a chain finds a little of what the kernel before left in L2.
         assert levels["compulsory"] <= levels["dram"] * 1.01
-        # Whole sectors reach L2: of K as eager PyTorch copies it 16 times its bytes, of dK twice.
-        sectors = 16 * KEY_BYTES if run.configuration.implementation == "pytorch" else 0
+        # Whole sectors reach L2: of K and dK as eager PyTorch transposes them 16 times the bytes.
+        sectors = 2 * 15 * KEY_BYTES if run.configuration.implementation == "pytorch" else 0
         assert levels["dram"] <= levels["l2"] <= levels["global"] + sectors
     standard, flash = study.headlines
     assert flash.bytes_at["compulsory"] <= flash.bytes_at["dram"]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
 from fasim.schedules import split_kv
-from fasim.schedules.implementations import pytorch
+from fasim.schedules.implementations import pytorch_copies
+from fasim.schedules.implementations.pytorch_elementwise import rows_of_block
 from fasim.schedules.language import Kernel
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.plan import Options
@@ -152,10 +153,10 @@ def _copy_rows(problem: Attention, source: str, target: str) -> Kernel:
 
     Folding is the layout's here: the values of a row are the same on both sides.
     """
-    kernel = pytorch.copy_kernel(problem, source, target, ("batch", "kv_head", "q", "d"))
+    kernel = pytorch_copies.copy_kernel(problem, source, target, ("batch", "kv_head", "q", "d"))
     return replace(
         kernel,
         lengths={**kernel.lengths, "q": problem.group},
-        tiles={"q": pytorch.rows_of_block(problem.group, problem.head_dim)},
+        tiles={"q": rows_of_block(problem.group, problem.head_dim)},
         group=problem.group,
     )

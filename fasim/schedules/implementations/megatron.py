@@ -17,7 +17,13 @@ from fasim.problem import Attention
 from fasim.schedules.chain import QUERY
 from fasim.schedules.dropout import after_dropout, dropout_gradient_kernels, dropout_kernels
 from fasim.schedules.gradients import key_gradients
-from fasim.schedules.implementations import cublas, pytorch, pytorch_backward
+from fasim.schedules.implementations import cublas, pytorch, pytorch_backward, pytorch_copies
+from fasim.schedules.implementations.pytorch_elementwise import (
+    COPY_THREE_AXES,
+    DROPOUT,
+    ELEMENTWISE,
+    streaming,
+)
 from fasim.schedules.language import Kernel, Tensor
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.plan import Entry, Options, Plan, chain_of, check_dtype, listed
@@ -53,9 +59,9 @@ SOFTMAX, SOFTMAX_BACKWARD = 34.1, 10.9
 def softmax_block(problem: Attention, *, backward: bool = False) -> tuple[Mapping, int]:
     """Mapping and rows of a block of the softmax; a fused one's warp keeps whole rows."""
     if not problem.masked:
-        return pytorch.softmax_mapping(problem.seqlen_k, backward=backward)
+        return pytorch.softmax_mapping(problem, backward=backward)
     rows = WARPS * (2 if problem.seqlen_k <= PAIRED_KEYS else 1)
-    return pytorch.streaming(SOFTMAX_BACKWARD if backward else SOFTMAX, WARPS), rows
+    return streaming(SOFTMAX_BACKWARD if backward else SOFTMAX, WARPS), rows
 
 
 def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
@@ -64,9 +70,9 @@ def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
     return (
         query_key_kernel(problem, gemm),
         softmax_kernel(problem, mapping, rows),
-        *dropout_kernels(problem, pytorch.streaming(pytorch.DROPOUT, warps=4)),
+        *dropout_kernels(problem, streaming(DROPOUT, warps=4)),
         probability_value_kernel(problem, gemm, o="O_copy", p=after_dropout(problem, "P")),
-        pytorch.copy_kernel(problem, "O_copy", "O", QUERY),
+        pytorch_copies.copy_kernel(problem, "O_copy", "O", QUERY, COPY_THREE_AXES),
     )
 
 
@@ -78,7 +84,7 @@ def backward_kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
     mapping, rows = softmax_block(problem, backward=True)
     softmax: tuple[Kernel, ...] = (softmax_gradient_kernel(problem, mapping, rows),)
     if not problem.masked:
-        elementwise = pytorch.streaming(pytorch.ELEMENTWISE, warps=4)
+        elementwise = streaming(ELEMENTWISE, warps=4)
         softmax = (
             pytorch_backward.product_kernel(problem, elementwise),
             pytorch_backward.softmax_gradient_kernel(problem, mapping, rows),
@@ -89,7 +95,7 @@ def backward_kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
     return (
         key_gradient_kernel(problem, gemm, p, "dO", dv, 1.0, "value_gradient"),
         probability_gradient_kernel(problem, gemm),
-        *dropout_gradient_kernels(problem, pytorch.streaming(pytorch.ELEMENTWISE, warps=4)),
+        *dropout_gradient_kernels(problem, streaming(ELEMENTWISE, warps=4)),
         *softmax,
         query_gradient_kernel(problem, gemm, dq="dQ_unscaled", scale=1.0),
         pytorch.scale_kernel(problem, "dQ_unscaled", Tensor("dQ", QUERY, problem.dtype)),

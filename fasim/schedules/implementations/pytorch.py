@@ -10,7 +10,6 @@ a trace of that function.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
@@ -21,6 +20,19 @@ from fasim.schedules.implementations import cublas
 from fasim.schedules.implementations.pytorch_backward import (
     product_kernel,
     softmax_gradient_kernel,
+)
+from fasim.schedules.implementations.pytorch_copies import (
+    copy_kernel,
+    gradient_kernels,
+    transposed_copy_kernel,
+)
+from fasim.schedules.implementations.pytorch_elementwise import (
+    DROPOUT,
+    ELEMENTWISE,
+    MASK_ADD,
+    SOURCE,
+    rows_of_block,
+    streaming,
 )
 from fasim.schedules.language import Block, Kernel, Tensor
 from fasim.schedules.mapping import Mapping
@@ -41,38 +53,21 @@ if TYPE_CHECKING:
     from fasim.hardware import Gpu
 
 DTYPES = ("fp32", "fp16", "bf16")
-SOURCE = "flash-attn 2.8.3, hopper/benchmark_flash_attention_fp8.py (attention_pytorch)"
 
 # Issued instructions an element of softmax up to 1024 columns: those that an element runs through
 # in the machine code of softmax_warp_forward and softmax_warp_backward (PersistentSoftmax.cuh of
-# PyTorch 2.13, 1024 columns of fp16, sm_80, CUDA 13.0). Forward takes an exact exp and an exact
-# division of each element; backward is a product and a difference.
+# PyTorch 2.13, 1024 columns of fp16, sm_80, CUDA 13.0; those of 2.0.1 run 39 and 13.7). Forward
+# takes an exact exp and an exact division of each element; backward is a product and a difference.
 SOFTMAX_SHORT, SOFTMAX_SHORT_BACKWARD = 38.3, 13.7
 # Over 1024 columns a row is a block's. Forward is a figure taken over. The loops of
-# cunn_SoftMaxForward and cunn_SoftMaxBackward (SoftMax.cu, written down from memory and compiled
-# likewise) run 38 and 8 instructions an element; what a thread does around them, for the 16
-# elements it has of 2048, makes that 48 and about 14.
+# cunn_SoftMaxForward and cunn_SoftMaxBackward in PyTorch 2.0.1 run 37 and 8 instructions an
+# element; what a thread does around them, for the 16 elements it has of 2048, makes that 48 and
+# about 14.
 SOFTMAX_LONG, SOFTMAX_LONG_BACKWARD = 48.0, 14.0
-# Figures taken over; how they were counted is not known: a broadcast mask added, a strided copy, a
-# product of two tensors.
-MASK_ADD, STRIDED_COPY, ELEMENTWISE = 60.0, 30.0, 12.0
-# fused_dropout draws four numbers a Philox call: 60 instructions over 4, and 3 to convert, compare
-# and scale each, beside those of a product. An estimate; the kernel waits for DRAM.
-DROPOUT = ELEMENTWISE + 18.0
+# An exact division checks its operands' exponents (FCHK), and one of zero, which is what exp leaves
+# of a hidden score, calls the subroutine for odd cases: its way out for a zero, as compiled.
+ZERO_DIVIDED = 33.0
 SHORT_ROW = 1024  # columns up to which a row is one warp's (softmax_warp_forward)
-# elementwise_kernel<128, 4>: four elements a thread, consecutive in what it writes.
-ELEMENTS_PER_BLOCK = 512
-
-
-def streaming(instructions: float, warps: int) -> Mapping:
-    """A kernel that loads, computes and stores, and keeps nothing in shared memory."""
-    return Mapping(
-        warps=warps,
-        matrix_unit="none",
-        copy_unit="registers",
-        instructions_per_element=instructions,
-        source=SOURCE,
-    )
 
 
 def softmax_block(seqlen_k: int) -> tuple[int, int]:
@@ -82,84 +77,17 @@ def softmax_block(seqlen_k: int) -> tuple[int, int]:
     return 8, 1  # cunn_SoftMaxForward: a row a block
 
 
-def softmax_mapping(seqlen_k: int, *, backward: bool = False) -> tuple[Mapping, int]:
+def softmax_mapping(problem: Attention, *, backward: bool = False) -> tuple[Mapping, int]:
     """Mapping and rows of a block of the softmax kernel, or of its backward."""
-    warps, rows = softmax_block(seqlen_k)
+    warps, rows = softmax_block(problem.seqlen_k)
     short, long = SOFTMAX_SHORT, SOFTMAX_LONG
     if backward:
         short, long = SOFTMAX_SHORT_BACKWARD, SOFTMAX_LONG_BACKWARD
-    return streaming(short if seqlen_k <= SHORT_ROW else long, warps), rows
-
-
-def rows_of_block(length: int, head_dim: int) -> int:
-    """Rows of a block of an elementwise kernel over so many rows of a head."""
-    return min(max(1, ELEMENTS_PER_BLOCK // head_dim), length)
-
-
-def _copy_program(source: str, target: str, axis: str) -> Callable[[Block, Attention], None]:
-    def copy(block: Block, _: Attention) -> None:
-        rows = block.rows(axis)
-        block.store(target, block.load(source, rows), rows)
-
-    return copy
-
-
-def copy_kernel(problem: Attention, source: str, target: str, axes: tuple[str, ...]) -> Kernel:
-    """read one tensor; write it again, laid out for a batched GEMM."""
-    axis, lengths = axes[2], axes_of(problem)
-    return Kernel(
-        name=f"copy_{source}",
-        program=_copy_program(source, target, axis),
-        problem=problem,
-        grid=(axis, axes[1], "batch"),
-        lengths=lengths,
-        tiles={axis: rows_of_block(lengths[axis], problem.head_dim)},
-        tensors=(Tensor(source, axes, problem.dtype), Tensor(target, axes, problem.dtype)),
-        mapping=streaming(STRIDED_COPY, warps=4),
-    )
-
-
-def transposed_copy_kernel(problem: Attention) -> Kernel:
-    """read K; write K_copy, in which the keys of one column lie side by side.
-
-    A warp writes a piece of such a column, and each of its reads takes a sector of its own.
-    """
-
-    def copy(block: Block, _: Attention) -> None:
-        n_rows, columns = block.rows("k"), block.rows("d")
-        block.store("K_copy", block.load("K", n_rows, columns), n_rows, columns)
-
-    keys = min(ELEMENTS_PER_BLOCK, problem.seqlen_k)
-    return Kernel(
-        name="copy_K",
-        program=copy,
-        problem=problem,
-        grid=("k", "d", "kv_head", "batch"),
-        lengths=axes_of(problem),
-        tiles={"k": keys, "d": min(ELEMENTS_PER_BLOCK // keys, problem.head_dim)},
-        tensors=(
-            Tensor("K", KEY, problem.dtype),
-            Tensor("K_copy", KEY, problem.dtype, innermost="k"),
-        ),
-        mapping=streaming(STRIDED_COPY, warps=4),
-    )
-
-
-def copy_back_kernel(problem: Attention) -> Kernel:
-    """read dK_copy, in which the keys of one column lie side by side; write dK as K lies."""
-    return Kernel(
-        name="copy_dK_copy",
-        program=_copy_program("dK_copy", "dK", "k"),
-        problem=problem,
-        grid=("k", "kv_head", "batch"),
-        lengths=axes_of(problem),
-        tiles={"k": rows_of_block(problem.seqlen_k, problem.head_dim)},
-        tensors=(
-            Tensor("dK_copy", KEY, problem.dtype, innermost="k"),
-            Tensor("dK", KEY, problem.dtype),
-        ),
-        mapping=streaming(STRIDED_COPY, warps=4),
-    )
+    instructions = short if problem.seqlen_k <= SHORT_ROW else long
+    if not backward:
+        scores = problem.seqlen_q * problem.seqlen_k
+        instructions += ZERO_DIVIDED * (1 - problem.visible_pairs / scores)
+    return streaming(instructions, warps), rows
 
 
 def scale_kernel(problem: Attention, source: str, target: Tensor) -> Kernel:
@@ -246,7 +174,7 @@ def mask_kernels(problem: Attention) -> tuple[Kernel, ...]:
 
 def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
     """The chain: copies, QKᵀ, [a mask made and added], softmax, [dropout], a copy, PV."""
-    softmax, rows_per_block = softmax_mapping(problem.seqlen_k)
+    softmax, rows_per_block = softmax_mapping(problem)
     masked = (*mask_kernels(problem), add_mask_kernel(problem)) if problem.masked else ()
     scores = "S_masked" if problem.masked else "S"
     return (
@@ -263,16 +191,11 @@ def kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
 
 def backward_kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
     """The chain: dV, dP, [dropout], grad·output, dS, dQ, dK, scales, copies or group sums."""
-    softmax, rows_per_block = softmax_mapping(problem.seqlen_k, backward=True)
+    softmax, rows_per_block = softmax_mapping(problem, backward=True)
     dk, dv = key_gradients(problem, "dK_copy", "dV_copy")
     unscaled = Tensor("dK_unscaled", dk.axes, problem.dtype)
     dq = Tensor("dQ_copy", QUERY, problem.dtype)
     p = after_dropout(problem, "P")
-    into_place = (
-        (copy_back_kernel(problem), copy_kernel(problem, "dV_copy", "dV", KEY))
-        if problem.group == 1
-        else group_sums(problem)
-    )
     return (
         key_gradient_kernel(problem, gemm, p, "dO", dv, 1.0, "value_gradient"),
         probability_gradient_kernel(problem, gemm, v="V_copy"),
@@ -283,8 +206,8 @@ def backward_kernels(problem: Attention, gemm: Gemm) -> tuple[Kernel, ...]:
         scale_kernel(problem, "dQ_unscaled", dq),
         key_gradient_kernel(problem, gemm, "dS", "Q_copy", unscaled, 1.0, "key_gradient"),
         scale_kernel(problem, "dK_unscaled", dk),
-        copy_kernel(problem, "dQ_copy", "dQ", QUERY),
-        *into_place,
+        *gradient_kernels(problem),
+        *group_sums(problem),
     )
 
 

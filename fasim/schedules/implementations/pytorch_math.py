@@ -21,6 +21,7 @@ from fasim.schedules.implementations.pytorch_backward import (
     product_kernel,
     softmax_gradient_kernel,
 )
+from fasim.schedules.implementations.pytorch_elementwise import DROPOUT, ELEMENTWISE, streaming
 from fasim.schedules.language import Block, Kernel, Tensor
 from fasim.schedules.plan import Entry, Options, Plan, chain_of, check_dtype, listed
 from fasim.schedules.standard import probability_value_kernel, query_key_kernel
@@ -66,7 +67,7 @@ def convert_kernel(
         lengths=axes_of(problem),
         tiles={axis: ROWS_PER_BLOCK},
         tensors=(source, target),
-        mapping=pytorch.streaming(pytorch.ELEMENTWISE, warps=4),
+        mapping=streaming(ELEMENTWISE, warps=4),
     )
 
 
@@ -101,7 +102,7 @@ def kernels(problem: Attention) -> tuple[Kernel, ...]:
         query_key_kernel(wide, gemm, "Q_scaled", "K_scaled", scale=1.0),
         *((pytorch.add_mask_kernel(wide),) if problem.causal else ()),
         *safe_softmax.kernels(wide, "S_masked" if problem.causal else "S"),
-        *dropout_kernels(wide, pytorch.streaming(pytorch.DROPOUT, warps=4)),
+        *dropout_kernels(wide, streaming(DROPOUT, warps=4)),
         convert_kernel(
             problem, Tensor(p, SCORES, "fp32"), Tensor(DISCARDED, SCORES, problem.dtype)
         ),
@@ -113,8 +114,8 @@ def kernels(problem: Attention) -> tuple[Kernel, ...]:
 def backward_kernels(problem: Attention) -> tuple[Kernel, ...]:
     """The chain: a cast of dO, dV, dP, [dropout], grad·output, dS, dK, dQ, scales, casts."""
     wide, gemm = replace(problem, dtype="fp32"), cublas.sgemm()
-    softmax, rows_per_block = pytorch.softmax_mapping(problem.seqlen_k, backward=True)
-    elementwise = pytorch.streaming(pytorch.ELEMENTWISE, warps=4)
+    softmax, rows_per_block = pytorch.softmax_mapping(problem, backward=True)
+    elementwise = streaming(ELEMENTWISE, warps=4)
     p = after_dropout(problem, "P")
     dk, dv = (Tensor(name, KEY, "fp32") for name in ("dK_scaled", "dV_copy"))
     return (

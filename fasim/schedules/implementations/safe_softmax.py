@@ -11,6 +11,7 @@ from collections.abc import Callable
 from fasim.problem import Attention
 from fasim.schedules.chain import ROWS, SCORES, axes_of
 from fasim.schedules.implementations import pytorch
+from fasim.schedules.implementations.pytorch_elementwise import ELEMENTWISE, streaming
 from fasim.schedules.language import Block, Kernel, Tensor
 from fasim.schedules.standard import softmax_kernel
 
@@ -58,10 +59,10 @@ def kernels(problem: Attention, s: str) -> tuple[Kernel, ...]:
             lengths=axes_of(problem),
             tiles={"q": 1},
             tensors=tensors,
-            mapping=pytorch.streaming(pytorch.ELEMENTWISE, warps=4),
+            mapping=streaming(ELEMENTWISE, warps=4),
         )
 
-    mapping, rows_per_block = pytorch.softmax_mapping(problem.seqlen_k)
+    mapping, rows_per_block = pytorch.softmax_mapping(problem)
     return (
         softmax_kernel(problem, mapping, rows_per_block, s, masks=False, p="P_unsafe"),
         pass_over("softmax_hidden", _compare_program(s), (scores, VISIBLE)),

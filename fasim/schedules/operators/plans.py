@@ -9,14 +9,12 @@ from fasim.problem import TENSOR_DTYPE
 from fasim.schedules import softmax
 from fasim.schedules.implementations import cublas_gemm
 from fasim.schedules.implementations.pytorch import (
-    DROPOUT,
-    ELEMENTWISE,
     SHORT_ROW,
     SOFTMAX_LONG,
     SOFTMAX_SHORT,
     softmax_block,
-    streaming,
 )
+from fasim.schedules.implementations.pytorch_elementwise import DROPOUT, ELEMENTWISE, streaming
 from fasim.schedules.language import Kernel
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.operators import pointwise, product, rowwise

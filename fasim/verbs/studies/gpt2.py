@@ -83,6 +83,7 @@ CONFIGURATIONS = (
 # What a kernel of the standard chain is for; every other one multiplies matrices.
 PURPOSES = {
     "copy": "copies",
+    "stack": "copies",
     "group": "copies",
     "mask": "mask",
     "add_mask": "mask",
