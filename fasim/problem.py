@@ -6,6 +6,7 @@ Standard library only: kernels and tables import this file without numpy or torc
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, get_args
 
 Dtype = Literal["fp32", "bf16", "fp16", "fp8"]
@@ -169,24 +170,35 @@ class Scenario:
         launch: `stream` (each kernel pays its launch on a stream), `graph` (CUDA graph),
             `kernel` (kernels alone, as a profiler times them).
         l2: `warm`: inputs lie in L2 as far as they fit; `cold`: L2 was flushed.
-        run_length: `short`: the clock is not yet limited by power; `sustained`: it is.
+        run_length: `short`: the clock is not yet limited by power; `sustained`: it is; a number:
+            seconds of the whole run, all repetitions, over which it comes to be.
         host: `none`: inputs lie in device memory and results stay there; `pcie`, `nvlink`: they
             come from the host before the first kernel, and go back after the last.
     """
 
     launch: Launch = "stream"
     l2: L2State = "warm"
-    run_length: RunLength = "sustained"
+    run_length: RunLength | float = "sustained"
     host: Host = "none"
 
     def __post_init__(self) -> None:
         for name, choices in (
             ("launch", get_args(Launch)),
             ("l2", get_args(L2State)),
-            ("run_length", get_args(RunLength)),
             ("host", get_args(Host)),
         ):
             if getattr(self, name) not in choices:
                 raise ProblemError(
                     f"{name} is {getattr(self, name)!r}; choose from {', '.join(choices)}"
                 )
+        if not _is_run_length(self.run_length):
+            raise ProblemError(
+                f"run_length is {self.run_length!r}; choose from "
+                f"{', '.join(get_args(RunLength))}, or a number of seconds above 0"
+            )
+
+
+def _is_run_length(value: object) -> bool:
+    if isinstance(value, str):
+        return value in get_args(RunLength)
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < inf

@@ -68,6 +68,21 @@ def test_a_prediction_has_the_keys_programs_rely_on() -> None:
     assert any("a100 stands for a100-sxm4-80gb" in line for line in prediction["assumptions"])
 
 
+@pytest.mark.parametrize(
+    ("asked", "stored", "said"),
+    [
+        ("short", "short", "warm L2, short run"),
+        ("sustained", "sustained", "warm L2, sustained run"),
+        ("5ms", 5e-3, "warm L2, run of 5 ms"),
+        ("200us", 2e-4, "warm L2, run of 200 us"),
+    ],
+)
+def test_a_run_has_a_length(asked: str, stored: str | float, said: str) -> None:
+    line = f"predict {SMALL} --schedule standard --run-length {asked}"
+    assert strict_json(fasim(f"{line} --json").stdout)["scenario"]["run_length"] == stored
+    assert said in fasim(line).stdout
+
+
 def test_a_problem_that_does_not_fit_is_a_result() -> None:
     line = "--gpu rtx3090 --heads 4 --head-dim 64 --seqlen 65536 --schedule standard"
     done = fasim(f"predict {line} --json")
@@ -99,6 +114,7 @@ def test_compare_keeps_what_does_not_fit_and_lists_what_is_refused() -> None:
     ("line", "said"),
     [
         ("predict --gpu a100x --heads 1 --head-dim 64 --seqlen 10", "did you mean a100"),
+        ("predict --gpu a100x --heads 1 --head-dim 64 --seqlen 10", "--gpu: no GPU of the name"),
         (f"predict {SMALL} --schedule flash22", "did you mean flash2?"),
         (f"predict {SMALL} --implementation flashattn2", "did you mean flash-attn-2?"),
         (f"predict {SMALL} --schedule flash2 --tile 512x512", "the largest that fits is"),
@@ -117,6 +133,10 @@ def test_compare_keeps_what_does_not_fit_and_lists_what_is_refused() -> None:
         ),
         (f"predict {SMALL} --direction sideways", "forward, backward, both"),
         (f"predict {SMALL} --launch rocket", "stream, graph, kernel"),
+        (f"predict {SMALL} --run-length long", "'long' is not a time; write a number and a unit"),
+        (f"predict {SMALL} --run-length 5W", "'5W' has the unit 'W'"),
+        (f"predict {SMALL} --run-length 0ms", "run_length is 0.0; choose from short, sustained"),
+        ("predict-op copy --gpu l4 --elements 9 --run-length soon", "or short, or sustained"),
         (f"predict {SMALL} --level atom", "kernel, block, warp"),
         (f"predict {SMALL} --set sm_cont=3", "did you mean sm_count?"),
         (f"predict {SMALL} --set dram.bandwidth=6.7", "--set"),
@@ -237,7 +257,7 @@ def test_errors_and_unsupported_rows_leave_the_exit_status_alone(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     report = strict_json(done.stdout)
     assert report["rows"][0]["error"] < -0.9
-    assert "riva128" in report["unsupported"][0]["reason"]
+    assert report["unsupported"][0]["reason"].startswith("no GPU of the name 'riva128'")
     assert [fault["line"] for fault in report["unreadable"]] == [4]
     assert f"{file}:4: half-written" in done.stderr
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")

@@ -1,6 +1,7 @@
 """Problems and scenarios: what they say of themselves, and what is refused in one line."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -70,10 +71,17 @@ def test_impossible_problems_are_refused_in_one_line(
     [
         ({"launch": "lunch"}, "launch is 'lunch'; choose from stream, graph, kernel"),
         ({"l2": "hot"}, "l2 is 'hot'; choose from warm, cold"),
-        ({"run_length": "1"}, "run_length is '1'; choose from short, sustained"),
+        *(
+            (
+                {"run_length": wrong},
+                f"run_length is {wrong!r}; choose from short, sustained, "
+                "or a number of seconds above 0",
+            )
+            for wrong in ("1", 0, -1e-3, math.inf, math.nan, True, None)
+        ),
     ],
 )
-def test_impossible_scenarios_are_refused(fault: dict[str, str], message: str) -> None:
+def test_impossible_scenarios_are_refused(fault: dict[str, Any], message: str) -> None:
     with pytest.raises(ProblemError) as refusal:
         Scenario(**fault)
     assert str(refusal.value) == message
@@ -110,3 +118,4 @@ def test_a_window_counts_the_pairs_it_leaves() -> None:
 def test_problems_and_scenarios_are_values() -> None:
     assert hash(Attention(1, 2, 3, 4, 5)) == hash(Attention(1, 2, 3, 4, 5, kv_heads=2))
     assert Scenario() == Scenario("stream", "warm", "sustained")
+    assert len({Scenario(run_length=length) for length in ("short", 1e-3, 5e-3, "sustained")}) == 4

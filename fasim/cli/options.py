@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
 if TYPE_CHECKING:
     from fasim.hardware import Profile
-    from fasim.problem import Attention, Scenario
+    from fasim.problem import Attention, RunLength, Scenario
     from fasim.schedules.plan import Options
 
 GpuOption = Annotated[
@@ -81,7 +81,11 @@ StreamOption = Annotated[
 LaunchOption = Annotated[str, typer.Option(help="stream, graph or kernel (no launch cost)")]
 L2Option = Annotated[str, typer.Option(help="warm or cold, before the first kernel")]
 RunLengthOption = Annotated[
-    str, typer.Option(help="short, or sustained: long enough for the power limit to act")
+    str,
+    typer.Option(
+        metavar="short|sustained|TIME",
+        help="before the power limit acts, after, or a time such as 5ms: of all repetitions",
+    ),
 ]
 HostOption = Annotated[
     str, typer.Option(help="inputs come over pcie or nvlink, and results go back; none: neither")
@@ -147,7 +151,20 @@ def scenario_of(launch: str, l2: str, run_length: str, host: str = "none") -> Sc
     """The scenario that the options describe."""
     from fasim.problem import Scenario
 
-    return Scenario(launch, l2, run_length, host)  # type: ignore[arg-type]
+    return Scenario(launch, l2, run_length_of(run_length), host)  # type: ignore[arg-type]
+
+
+def run_length_of(text: str) -> RunLength | float:
+    """`short`, `sustained`, or a time in seconds."""
+    from fasim.hardware.units import TIME
+    from fasim.problem import ProblemError, RunLength
+
+    if text in get_args(RunLength):
+        return text  # type: ignore[return-value]
+    try:
+        return TIME.parse(text)
+    except ValueError as fault:
+        raise ProblemError(f"--run-length: {fault}; or short, or sustained") from None
 
 
 def profile_of(name: str, overrides: list[str] | None) -> Profile:

@@ -26,6 +26,7 @@ OptionalClock = Annotated[float | None, Quantity(FREQUENCY, 1e7, 1e11, optional=
 Latency = Annotated[float, Quantity(TIME, 1e-9, 1e-3)]
 LaunchTime = Annotated[float, Quantity(TIME, 0, 1e-2)]
 Power = Annotated[float, Quantity(POWER, 1, 1e6)]
+OptionalTimeConstant = Annotated[float | None, Quantity(TIME, 1e-6, 1, optional=True)]
 Share = Annotated[float, Quantity(SHARE, 1e-3, 1)]
 BytesPerClock = Annotated[float, Quantity(NUMBER, 0.1, 1e6)]
 Count = Annotated[int, count()]
@@ -220,6 +221,11 @@ class PowerBudget(Facts):
     """Electrical power of the board."""
 
     limit_w: Power = Field(alias="limit", description="default power limit of the board")
+    time_constant_s: OptionalTimeConstant = Field(
+        None,
+        alias="time_constant",
+        description="in which the clock falls to what power allows, exponentially; none: at once",
+    )
 
 
 class HostLink(Facts):

@@ -44,7 +44,9 @@ def scenario_line(scenario: Scenario) -> str:
     """The scenario in a line."""
     launched = "kernel alone" if scenario.launch == "kernel" else f"launched on a {scenario.launch}"
     host = "" if scenario.host == "none" else f", to and from the host over {scenario.host}"
-    return f"{launched}, {scenario.l2} L2, {scenario.run_length} run{host}"
+    length = scenario.run_length
+    run = f"{length} run" if isinstance(length, str) else f"run of {time_text(length)}"
+    return f"{launched}, {scenario.l2} L2, {run}{host}"
 
 
 def prediction_text(prediction: Prediction) -> str:

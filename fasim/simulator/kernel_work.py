@@ -204,7 +204,7 @@ class _Builder:
         return max(0.0, stream_rate(stream.plain, residents, self.gpu).cycles - full.cycles)
 
     def _clock_hz(self, busy: dict[str, float]) -> float:
-        return sm_clock_hz(self.gpu, busy, self.scenario.run_length == "sustained")
+        return sm_clock_hz(self.gpu, busy, self.scenario.run_length)
 
     def _late_cycles(self) -> dict[str, float]:
         """Of each tensor, the mean by which a load takes longer for what L2 does not hold."""

@@ -62,8 +62,12 @@ def _predicted_row(measurement: Measurement) -> PredictedRow:
         )
         if prediction.time_s is None:
             raise Unsupported("does not fit the GPU's memory as predicted")
-    except (Unsupported, Refused, ProfileError) as reason:
+    except (Unsupported, Refused) as reason:
         return PredictedRow(reason=str(reason))
+    except ProfileError as error:
+        # A GPU that there is not was asked for by the row, not by an option: no place is named.
+        faults = (str(fault) if fault.position else fault.message for fault in error.faults)
+        return PredictedRow(reason="\n".join(faults))
     longest = max(prediction.kernels, key=lambda kernel: kernel.time_s or 0.0)
     return PredictedRow(
         prediction.time_s * 1e3,

@@ -63,6 +63,7 @@ def test_other_values():
         "h100", {"clock.sustained_tensor": "null", "features": "cp_async, tma, wgmma, fp8"}
     ).gpu
     assert gpu.clock.sustained_tensor_hz is None
+    assert load("h100", {"power.time_constant": "2 ms"}).gpu.power.time_constant_s == 2e-3
     assert gpu.features == ("cp_async", "tma", "wgmma", "fp8")
     assert load("h100", {"title": "12"}).gpu.title == "12"
     assert load("h100", {"sm_count": "1e2"}).gpu.sm_count == 100
@@ -81,6 +82,8 @@ def test_other_values():
         ("dram.bandwidth", "3350", "dram.bandwidth: 3350 is out of range"),
         ("dram.bandwidth", "3 GHz", "dram.bandwidth: '3 GHz' has the unit 'GHz'"),
         ("dram.read_efficiency", "0.5", "dram.mixed_efficiency: above dram.read_efficiency"),
+        ("power.time_constant", "10", "power.time_constant: 10 is out of range"),
+        ("power.time_constant", "5 W", "power.time_constant: '5 W' has the unit 'W'"),
         ("extends", "a100", "extends: unknown field"),
     ],
 )

@@ -25,12 +25,20 @@ def test_show():
     assert fields["dram.bandwidth"].kind == "specification"
     assert fields["sm_count"].source == "--set"
     assert fields["clock.sustained_tensor"].kind is None
+    assert fields["power.time_constant"].text == "none"
     assert all(row.description for row in sheet.fields)
     derived = {row.name: row for row in sheet.derived}
     assert derived["tensor_flops.fp16"].text == "155.9 TFLOP/s"
     assert derived["tensor_flops.fp8"].text == "none"
     assert sheet.notes == ("a100 stands for a100-sxm4-80gb",)
     assert sheet.changes.set[0].before == 108
+
+
+def test_the_time_constant_of_the_power_limit_is_shown_as_an_estimate():
+    sheet = profiles.show_profile("h100")
+    (row,) = (row for row in sheet.fields if row.path == "power.time_constant")
+    assert (row.text, row.kind) == ("10 ms", "estimate")
+    assert row.source.startswith("not measured here")
 
 
 def test_check(tmp_path):

@@ -45,6 +45,13 @@ def test_every_number_has_a_kind_and_a_source(name):
         assert len(origin.source) > 10, path
 
 
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_a_clock_that_power_limits_has_a_time_constant(name):
+    gpu = load(name).gpu
+    limited = gpu.clock.sustained_tensor_hz is not None
+    assert gpu.power.time_constant_s == (0.01 if limited else None)
+
+
 @pytest.mark.parametrize("name", sorted(REAL))
 def test_a_real_gpu_stands_on_its_own(name):
     assert load(name).extends == ()

@@ -8,6 +8,7 @@ import pytest
 from fasim.hardware import Profile, load, with_overrides
 from fasim.problem import Attention, Scenario
 from fasim.schedules.plan import Options, Refused
+from fasim.simulator.mechanisms import without
 from fasim.verbs.compare import compare
 from fasim.verbs.predict import predict
 from fasim.verbs.prediction import Prediction
@@ -27,7 +28,7 @@ def time_of(
     name: str = "flash3",
     profile: Profile = HOPPER,
     options: Options | None = None,
-    **scenario: str,
+    **scenario: str | float,
 ) -> float:
     found = predict(
         problem,
@@ -128,8 +129,16 @@ def test_the_counter_of_causal_blocks_costs_a_launch() -> None:
 
 def test_short_runs_are_not_limited_by_power() -> None:
     problem = problem_of(8192)
-    short, sustained = (time_of(problem, run_length=r) for r in ("short", "sustained"))
+    short, *timed, sustained = times = [
+        time_of(problem, run_length=r) for r in ("short", 1e-3, 1e-2, 1e-1, "sustained")
+    ]
     assert 0.6 < short / sustained < 0.9
+    assert times == sorted(set(times))
+    assert timed[0] / short < 1.05  # a tenth of the time constant
+    assert sustained / timed[-1] < 1.05  # ten of them
+    with without(["power"]):
+        unlimited = [time_of(problem, run_length=r) for r in ("short", 1e-1, "sustained")]
+    assert unlimited == [short] * 3
 
 
 def test_pairs_of_blocks_halve_what_leaves_l2() -> None:
