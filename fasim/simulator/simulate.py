@@ -18,8 +18,8 @@ from fasim.simulator.mechanisms import idealised, is_on
 from fasim.simulator.memory import (
     MemoryTraffic,
     Residency,
-    memory_traffic,
     copies,
+    memory_traffic,
     miss_share,
     residency_after,
 )

@@ -60,7 +60,7 @@ def test_the_last_delayed_product_has_no_tile_beside_it() -> None:
     in_turn = replace(record.kernel, mapping=replace(record.kernel.mapping, delayed=()))
     plain = lower(replace(record, kernel=in_turn), GPU, main_loop(record)).plain
     once = stream_rate(plain, 1, GPU).cycles - kernel.lowered.rates[0].cycles
-    assert once > 100
+    assert once > 0
     assert charged(kernel, "epilogue", "tensor") == pytest.approx(once, rel=1e-3)
     assert charged(simulated(FULL, delayed=()), "epilogue", "tensor") == 0
 

@@ -12,6 +12,7 @@ from fasim.schedules.plan import Refused
 from fasim.schedules.record import cached_record
 from fasim.simulator.memory import (
     Residency,
+    copies,
     memory_traffic,
     miss_share,
     residency_after,
@@ -143,9 +144,17 @@ def test_a_small_kernel_leaves_what_it_touched_and_a_large_one_sweeps_it_out():
 )
 def test_sets_over_half_of_l2_hit_as_often_as_was_measured(name, set_mb, rate):
     gpu = load(name).gpu
-    pins = gpu.dram.bandwidth_bytes_per_s
-    assert miss_share(set_mb * 1e6, gpu.l2.capacity_bytes) * rate <= pins
-    assert miss_share(set_mb * 1e6, gpu.l2.capacity_bytes / 2) * rate > pins
+    pins, capacity = gpu.dram.bandwidth_bytes_per_s, gpu.l2.capacity_bytes
+    held = copies(1, gpu) * set_mb * 1e6
+    assert 0 < miss_share(held, capacity) * rate <= pins
+    assert miss_share(2 * set_mb * 1e6, capacity) * rate > pins  # if both halves held all of it
+
+
+def test_a_line_has_a_copy_in_each_partition_that_reads_it():
+    a100, ada = load("a100").gpu, load("rtx4090").gpu
+    assert [copies(readers, a100) for readers in (0, 1, 2)] == [1, 1.5, 1.75]
+    assert copies(1000, a100) == pytest.approx(2)
+    assert copies(1000, ada) == 1
 
 
 def test_what_is_written_again_in_l2_is_written_back_once():
