@@ -15,7 +15,7 @@ from fasim.schedules.plan import Plan, Refused
 from fasim.simulator.simulate import simulate
 from tests.simulator.problems import PROFILES, machine, pipes, scaled
 
-# Of two GPUs with the same features, the second has no less of anything that tells.
+# Two GPUs with the same features: the second has no less of anything that tells, DRAM as a whole.
 ORDERED = [
     ("a100-sxm4-40gb", "a100-sxm4-80gb"),
     ("a100-pcie-80gb", "a100-sxm4-80gb"),
@@ -59,7 +59,7 @@ def hypothetical(draw: st.DrawFn, sms: bool) -> tuple[Gpu, Gpu, Gpu]:
     """A GPU with a poorer memory or clock than a shipped one, one with more, and one between.
 
     Args:
-        sms: whether the second may have more SMs.
+        sms: whether the second may have more SMs: they can slow a decode (`test_steadiness`).
     """
     poorer = st.tuples(st.sampled_from(("dram.bandwidth", "clock", "l2.read")), st.just(0.75))
     richer = [name for name in (*machine, *pipes) if sms or name != "sm_count"]
