@@ -43,7 +43,8 @@ def study_ablation(
         typer.Option(metavar="MECHANISM", help="only this one; repeatable; all if unset"),
     ] = None,
     rows_per_group: Annotated[
-        int, typer.Option(help="rows of each GPU, implementation and direction; 0: all", min=0)
+        int,
+        typer.Option(help="rows of each GPU, implementation, direction and mask; 0: all", min=0),
     ] = 4,
     as_json: JsonOption = False,
 ) -> None:

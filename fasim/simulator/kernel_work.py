@@ -101,7 +101,7 @@ class _Builder:
         rates = stream_rates(stream.plain, self.blocks_per_sm, gpu)
         full = rates[residents - 1]
         masked_cost = 1.0
-        if kernel.problem.masked and is_on("mask"):
+        if kernel.problem.masked:
             plain = full if stream is lowered else stream_rate(lowered.plain, residents, gpu)
             masked_cost = stream_rate(lowered.masked, residents, gpu).cycles / plain.cycles
         busy = dict(full.utilisation)

@@ -61,7 +61,10 @@ MECHANISMS: dict[str, Mechanism] = {
         "it reaches all",
         _with("tensor_core", mma_sync_fraction=1.0),
     ),
-    "mask": Mechanism("tiles that the mask cuts through take its instructions", "they take none"),
+    "mask": Mechanism(
+        "tiles that the mask cuts through, or all where a loop has one body, take its instructions",
+        "they take none",
+    ),
     "waves": Mechanism(
         "blocks are whole: slots stand empty at the tail", "work divides evenly over the slots"
     ),
@@ -85,7 +88,7 @@ MECHANISMS: dict[str, Mechanism] = {
     ),
     "dram-latency": Mechanism(
         "loads that miss L2 come later",
-        "they come at once",
+        "they come as soon as those that hit",
         _with("dram", latency_s=0.0),
     ),
     "contention": Mechanism(

@@ -1,8 +1,13 @@
 """Every mechanism acts somewhere, can be switched off, and comes back."""
 
+from dataclasses import replace
+
 import pytest
 
 import fasim
+from fasim.schedules import catalog
+from fasim.schedules.record import record
+from fasim.simulator.lowering import lower, main_loop
 from fasim.simulator.mechanisms import (
     MECHANISMS,
     UnknownMechanism,
@@ -52,6 +57,22 @@ def test_a_mechanism_costs_time_where_it_acts_and_comes_back(name):
         assert time_s(name) < whole * 0.999
     assert is_on(name)
     assert time_s(name) == whole
+
+
+@pytest.mark.parametrize("implementation", ["flash-attn-2", "triton-2.1"])
+def test_without_the_mask_a_causal_loop_is_a_full_one(implementation):
+    """Triton 2.1 has one loop over all tiles, which all take the mask's instructions."""
+    gpu = fasim.load("a100").gpu
+
+    def loop(problem):
+        recorded = record(catalog.plan(problem, gpu, implementation=implementation).kernels[0])
+        return lower(recorded, gpu, main_loop(recorded))
+
+    full, causal = loop(replace(CAUSAL, causal=False)), loop(CAUSAL)
+    assert causal.masked != full.plain
+    with without(["mask"]):
+        bare = loop(CAUSAL)
+    assert bare.plain == bare.masked == full.plain
 
 
 def fails_without(*names):

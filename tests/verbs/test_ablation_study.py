@@ -28,12 +28,23 @@ ROW = {
 @pytest.fixture
 def measured(tmp_path):
     """Four calls of one kernel; three say what the model says without launches, one nonsense."""
-    path = tmp_path / "rows.csv"
+    return written(tmp_path / "rows.csv", causal=("false",))
+
+
+@pytest.fixture
+def masked_too(tmp_path):
+    """The same calls, and each under a causal mask."""
+    return written(tmp_path / "masked_too.csv", causal=("false", "true"))
+
+
+def written(path, causal):
     lines = [",".join(COLUMNS)]
-    for number, seqlen in enumerate((512, 1024, 2048, 4096)):
-        row = ROW | {"id": str(number), "batch": "1", "time_ms": str(0.02 * 2**number)}
-        row |= {"seqlen_q": str(seqlen), "seqlen_k": str(seqlen)}
-        lines.append(",".join(row.get(column, "") for column in COLUMNS))
+    for masks in causal:
+        for number, seqlen in enumerate((512, 1024, 2048, 4096)):
+            row = ROW | {"id": f"{number}{masks}", "batch": "1", "causal": masks}
+            row |= {"seqlen_q": str(seqlen), "seqlen_k": str(seqlen)}
+            row |= {"time_ms": str(0.02 * 2**number)}
+            lines.append(",".join(row.get(column, "") for column in COLUMNS))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
@@ -45,7 +56,8 @@ def test_every_mechanism_has_a_row_after_that_of_none(measured):
     json.dumps(study.to_dict(), allow_nan=False)
     by_name = {row.mechanism: row for row in study.rows}
     change = by_name["issue-order"].best
-    assert change.group == ("a100-sxm4-80gb", "flash-attn-2", "fwd")
+    assert change.group == ("a100-sxm4-80gb", "flash-attn-2", "fwd", "full")
+    assert change.n == 1
     assert change.median_with == study.rows[0].overall.median
     assert change.median_without == by_name["issue-order"].overall.median
     assert by_name["power"].best.gain == 0  # an A100 is not limited by power
@@ -55,6 +67,17 @@ def test_every_mechanism_has_a_row_after_that_of_none(measured):
 def test_rows_are_taken_evenly_from_each_group(measured, count, rows):
     study = ablation_study(measured, rows_per_group=count)
     assert study.rows[0].overall.n == rows
+
+
+def test_causal_calls_are_a_group_of_their_own(masked_too):
+    study = ablation_study(masked_too, mechanisms=("mask",), rows_per_group=2)
+    assert study.rows[0].overall.n == 4
+    causal, full = study.rows[1].groups
+    assert (causal.group[3], causal.n, full.group[3], full.n) == ("causal", 2, "full", 2)
+    assert causal.gain != 0 == full.gain
+    assert study.to_dict()["rows"][1]["groups"] == [causal.to_dict(), full.to_dict()]
+    assert {study.rows[1].best, study.rows[1].worst} == {causal, full}
+    assert "flash-attn-2 fwd causal, a100-sxm4-80gb (2)" in ablation_text(study)
 
 
 def test_the_text_names_every_mechanism_and_what_stands_in_for_it(measured):

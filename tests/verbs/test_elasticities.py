@@ -1,14 +1,49 @@
 """How time hangs on each resource."""
 
+from dataclasses import replace
 from math import log2
 
 import pytest
 
 import fasim
+from fasim.readings.traffic import traffic
+from fasim.schedules.catalog import plan
+from fasim.simulator.simulate import simulate
 from fasim.verbs.elasticities import RESOURCES, doubled
 
 H100 = fasim.load("h100")
 PROBLEM = fasim.Attention(4, 16, 4096, 4096, 128)
+DECODE = fasim.Attention(1, 32, 1, 16384, 128, kv_heads=8)
+SCHEDULES = [
+    ({"schedule": "flash2"}, PROBLEM),
+    ({"schedule": "flash3"}, PROBLEM),
+    ({"schedule": "standard"}, PROBLEM),
+    ({"schedule": "split_kv"}, DECODE),
+    ({"implementation": "flash-attn-2"}, replace(PROBLEM, direction="backward")),
+]
+# Twice the facts of hardware_profiles/h100-sxm5.yaml; of launches, half the time.
+TWICE = {
+    "sm_count": {"sm_count": 264},
+    "sm_clock": {
+        "clock.boost": "3.96 GHz",
+        "clock.tensor": "3.66 GHz",
+        "clock.sustained_tensor": "2.94 GHz",
+    },
+    "tensor_core": {
+        "tensor_core.flops_per_clock.fp16": 8192,
+        "tensor_core.flops_per_clock.bf16": 8192,
+        "tensor_core.flops_per_clock.tf32": 4096,
+        "tensor_core.flops_per_clock.fp8": 16384,
+        "tensor_core.flops_per_clock.int8": 16384,
+    },
+    "sfu": {"sfu.lanes": 32},
+    "fp32": {"fp32.lanes": 256},
+    "alu": {"alu.lanes": 128},
+    "shared_memory": {"shared_memory.bytes_per_clock": 256},
+    "l2": {"l2.read_bytes_per_clock_per_sm": 72.8, "l2.write_bytes_per_clock_per_sm": 34.4},
+    "dram": {"dram.bandwidth": "6.704 TB/s"},
+    "launch": {"launch.stream": "1.185 us", "launch.graph": "0.63 us"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +72,17 @@ def test_an_unknown_resource_is_refused():
         doubled(H100.gpu, "luck")
 
 
-def test_time_goes_as_they_say(flash):
-    for name, override in (("sm_count", 2 * H100.gpu.sm_count), ("sfu.lanes", 32)):
-        more = fasim.predict(
-            PROBLEM, fasim.load("h100", {name: override}), implementation="flash-attn-2"
-        )
-        said = flash.elasticities[name.removesuffix(".lanes")]
-        assert log2(more.time_s / flash.time_s) == pytest.approx(said, abs=1e-9)
+@pytest.mark.parametrize(("named", "problem"), SCHEDULES)
+def test_time_goes_as_they_say(named, problem):
+    """Twice of each resource, as a user writes it in a profile, under the same plan."""
+    said = fasim.predict(problem, H100, **named)
+    planned = plan(problem, H100.gpu, **named)
+    exact = traffic(planned.kernels)
+    assert set(said.elasticities) == set(TWICE)
+    for resource, twice in TWICE.items():
+        more = simulate(planned, exact, fasim.load("h100", twice).gpu, fasim.Scenario()).time_s
+        share = log2(more / said.time_s)
+        assert said.elasticities[resource] == pytest.approx(share, abs=1e-9), resource
 
 
 def test_attention_in_registers_hangs_on_the_sms_and_not_on_dram(flash):

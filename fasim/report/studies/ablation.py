@@ -17,6 +17,10 @@ HEADER = (
     "hurts most",
     "median there",
 )
+LEGEND = (
+    "groups: implementation, direction, with a causal mask or full, GPU (rows)\n"
+    "median there: of the group's |error|, with the mechanism → without it"
+)
 UNCHANGED = 0.0005  # gains below are rounding
 
 
@@ -34,7 +38,7 @@ def ablation_text(study: AblationStudy) -> str:
         [
             f"{n} rows of {study.path.name}, with every mechanism and without each",
             table(HEADER, [_cells(row) for row in study.rows]),
-            "median there: of the group's |error|, with the mechanism → without it",
+            LEGEND,
             legend,
         ]
     )
@@ -54,6 +58,6 @@ def _cells(row: Ablation) -> tuple[str, ...]:
 def _change(change: GroupChange | None, *, helps: bool) -> tuple[str, str]:
     if change is None or (change.gain if helps else -change.gain) < UNCHANGED:
         return "-", "-"
-    gpu, implementation, direction = change.group
+    gpu, implementation, direction, mask = change.group
     medians = f"{percent_text(change.median_with)} → {percent_text(change.median_without)}"
-    return f"{implementation} {direction}, {gpu}", medians
+    return f"{implementation} {direction} {mask}, {gpu} ({change.n})", medians

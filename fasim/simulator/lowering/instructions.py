@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from fasim.schedules.record import Op, Record
+from fasim.simulator.mechanisms import is_on
 
 Arithmetic = Literal["fp32", "alu", "sfu"]
 """The pipes of ordinary instructions."""
@@ -57,7 +58,7 @@ def instruction_cost(op: Op, record: Record, masked: bool) -> tuple[Arithmetic, 
     if op.kind == "finite":
         return "alu", float(FINITE_INSTRUCTIONS)
     if op.kind == "mask":
-        hides = masked and record.kernel.problem.masked
+        hides = masked and record.kernel.problem.masked and is_on("mask")
         return "alu", float(MASK_INSTRUCTIONS if hides else 0)
     if op.kind == "dropout":
         drawn = _draws(op, record)

@@ -2,21 +2,29 @@
 
 A mechanism that lowers no group's error has not earned its place; one that raises a group's error
 may hide that another is missing there. So both are told.
+
+A group holds like cases: a causal call and a full one are two, since what acts on masked tiles
+alone would be lost in the median of both.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fasim.simulator.mechanisms import MECHANISMS, checked
 from fasim.verbs.measured.measurement_file import read
-from fasim.verbs.measured.measurements import Measurement
+from fasim.verbs.measured.measurements import Measurement, Unsupported
 from fasim.verbs.validate import validate
 from fasim.verbs.validation import Validation
 from fasim.verbs.validation_statistics import Group
+
+GroupKey = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -24,10 +32,12 @@ class GroupChange:
     """The median |error| of one group, with all mechanisms and without one.
 
     Attributes:
-        group: (gpu, implementation, direction).
+        group: (gpu, implementation, direction, `causal` or `full`).
+        n: its rows.
     """
 
-    group: tuple[str, str, str]
+    group: GroupKey
+    n: int
     median_with: float
     median_without: float
 
@@ -39,6 +49,7 @@ class GroupChange:
     def to_dict(self) -> dict[str, Any]:
         return {
             "group": list(self.group),
+            "n": self.n,
             "median_with": self.median_with,
             "median_without": self.median_without,
             "gain": self.gain,
@@ -50,13 +61,22 @@ class Ablation:
     """The errors of all rows without one mechanism; with all of them where `mechanism` is "".
 
     Attributes:
-        best, worst: the groups whose error the mechanism lowers, and raises, most.
+        groups: what the mechanism does to each; empty where it is "".
     """
 
     mechanism: str
     overall: Group
-    best: GroupChange | None = None
-    worst: GroupChange | None = None
+    groups: tuple[GroupChange, ...] = ()
+
+    @cached_property
+    def best(self) -> GroupChange | None:
+        """The group whose error the mechanism lowers most."""
+        return max(self.groups, key=lambda change: change.gain, default=None)
+
+    @cached_property
+    def worst(self) -> GroupChange | None:
+        """The group whose error it raises most."""
+        return min(self.groups, key=lambda change: change.gain, default=None)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -67,6 +87,7 @@ class Ablation:
             "bias": self.overall.bias,
             "best": None if self.best is None else self.best.to_dict(),
             "worst": None if self.worst is None else self.worst.to_dict(),
+            "groups": [change.to_dict() for change in self.groups],
         }
 
 
@@ -93,7 +114,7 @@ def ablation_study(
 
     Args:
         mechanisms: only without these; all of them if none is named.
-        rows_per_group: only so many rows of a (gpu, implementation, direction), evenly spaced.
+        rows_per_group: only so many rows of each group, evenly spaced.
         progress: called with validations done and validations in all.
 
     Raises:
@@ -116,38 +137,48 @@ def ablation_study(
         whole = whole or validation
         if validation.overall is None:
             break
-        changes = _changes(whole, validation) if mechanism else []
-        done.append(
-            Ablation(
-                mechanism,
-                validation.overall,
-                max(changes, key=lambda change: change.gain, default=None),
-                min(changes, key=lambda change: change.gain, default=None),
-            )
-        )
+        changes = _changes(whole, validation) if mechanism else ()
+        done.append(Ablation(mechanism, validation.overall, changes))
     if progress is not None:
         progress(1 + len(studied), 1 + len(studied))
     return AblationStudy(measured, tuple(done))
 
 
-def _changes(whole: Validation, part: Validation) -> list[GroupChange]:
+def _changes(whole: Validation, part: Validation) -> tuple[GroupChange, ...]:
     """The groups that both have, with and without a mechanism."""
-    without = {_key(group): group.median for group in part.groups}
-    return [
-        GroupChange(_key(group), group.median, without[_key(group)])
-        for group in whole.groups
-        if _key(group) in without
-    ]
+    before, after = _errors(whole), _errors(part)
+    return tuple(
+        GroupChange(
+            group, len(before[group]), statistics.median(before[group]), statistics.median(sizes)
+        )
+        for group, sizes in sorted(after.items())
+        if group in before
+    )
 
 
-def _key(group: Group) -> tuple[str, str, str]:
-    return group.gpu, group.implementation, group.direction
+def _errors(validation: Validation) -> dict[GroupKey, list[float]]:
+    """|error| of the rows of each group."""
+    errors: dict[GroupKey, list[float]] = {}
+    for row in validation.rows:
+        errors.setdefault(_group(row.measurement), []).append(abs(row.error))
+    return errors
+
+
+def _group(row: Measurement) -> GroupKey:
+    """The group of a measurement.
+
+    Raises:
+        Unsupported: a problem that cannot be.
+    """
+    mask = "causal" if row.problem.causal else "full"
+    return row.gpu, row.implementation, row.direction, mask
 
 
 def _sample(measured: Path, rows_per_group: int | None) -> set[str]:
-    groups: dict[tuple[str, str, str], list[str]] = {}
+    groups: dict[GroupKey, list[str]] = {}
     for row in read(measured).rows:
-        groups.setdefault((row.gpu, row.implementation, row.direction), []).append(row.id)
+        with suppress(Unsupported):  # no prediction either
+            groups.setdefault(_group(row), []).append(row.id)
     return {
         members[(2 * place + 1) * len(members) // (2 * count)]
         for members in groups.values()
