@@ -15,6 +15,7 @@ from fasim.schedules.residency import BlockUse, block_use, residency
 from fasim.schedules.residency import Residency as Occupancy
 from fasim.simulator.gpu_simulation import simulate as simulate_kernel
 from fasim.simulator.kernel_work import LoweredKernel, kernel_work
+from fasim.simulator.least_time import least_ticks
 from fasim.simulator.mechanisms import idealised, is_on
 from fasim.simulator.memory import (
     MemoryTraffic,
@@ -49,7 +50,7 @@ class ReadyKernel:
     @property
     def least_s(self) -> float:
         """No simulation takes less."""
-        return self.lowered.work.least_ticks / TICKS_PER_SECOND
+        return least_ticks(self.lowered.work) / TICKS_PER_SECOND
 
 
 @dataclass(frozen=True)

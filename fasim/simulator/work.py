@@ -12,9 +12,6 @@ from itertools import pairwise
 
 TICKS_PER_SECOND = 10**12
 TRIP_UNITS = 1024
-# Of a bound on the ticks of a kernel, what is sure: floats round, and waves of mixed blocks may be
-# skipped at a mean cost, which is good to 0.3 %.
-UNIFORM_BOUND, MIXED_BOUND = 1 - 1e-9, 0.99
 
 Charges = tuple[tuple[str, int], ...]
 """What a stretch of time is charged with: (cause, ticks) in order, such as ("dram", 700)."""
@@ -168,38 +165,6 @@ class KernelWork:
     def dram_ticks(self, transfer_bytes: int) -> int:
         """Ticks for which a transfer holds the DRAM channel, rounded up."""
         return -(-transfer_bytes * TICKS_PER_SECOND // self.dram_bandwidth_bytes_per_s)
-
-    @property
-    def least_ticks(self) -> int:
-        """No simulation takes less: the loops of the SM that has most to do, or all DRAM bytes.
-
-        The SM goes at its best rate, behind one prologue and before one epilogue.
-        """
-        kinds = [self.classes[index] for index in self.pattern]
-        looping = [kind for kind in kinds if kind.trips] or kinds
-        fixed = min(ticks_of(kind.prologue) for kind in looping)
-        fixed += min(ticks_of(kind.epilogue) for kind in looping)
-        mixed = len(set(self.pattern)) > 1
-        shares = self.blocks / self.sm_count if mixed else -(-self.blocks // self.sm_count)
-        loops = shares * sum(map(_least_loop_ticks, kinds)) / len(kinds)
-        moved = self.repeats * sum(map(_dram_bytes, kinds))
-        dram = moved * TICKS_PER_SECOND / self.dram_bandwidth_bytes_per_s
-        least = max(fixed + loops, dram) * (MIXED_BOUND if mixed else UNIFORM_BOUND)
-        return self.launch_ticks + int(least)
-
-
-def _least_loop_ticks(block_class: BlockClass) -> float:
-    """Ticks of an SM for the loop of one block, at the best rate of any number of blocks."""
-    if block_class.loop is None:
-        return 0.0
-    periods = enumerate(block_class.loop.period_ticks, start=1)
-    return min(period / blocks for blocks, period in periods) * block_class.trips / TRIP_UNITS
-
-
-def _dram_bytes(block_class: BlockClass) -> int:
-    """What a block moves from and to DRAM, all in all."""
-    loaded = block_class.prologue_dram_bytes + block_class.loop_dram_bytes
-    return loaded + block_class.epilogue_dram_bytes
 
 
 def ticks_of(charges: Charges) -> int:
