@@ -1,4 +1,7 @@
-"""What a prediction costs: cached, for a new GPU or tile, and as a cold command."""
+"""What a prediction costs: cached, for a new GPU or tile, and as a cold command.
+
+Times are of the CPU, on which one prediction runs: what else the machine does hardly counts.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -89,9 +93,9 @@ PRODUCTS = [
 
 def timed(case: Case | Product) -> float:
     simulator._simulated_once.cache_clear()  # or the second time costs nothing
-    start = time.perf_counter()
+    start = time.process_time()
     case.predict()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def timed_new(case: Case | Product) -> float:
@@ -126,7 +130,7 @@ def test_fifty_random_pairs(benchmark: object, seed: int) -> None:
 
 
 def test_products(benchmark: object) -> None:
-    new = {case: timed_new(case) for case in PRODUCTS}
+    new = {case: min(timed_new(case), timed_new(case)) for case in PRODUCTS}
     cached = {case: min(timed(case), timed(case)) for case in PRODUCTS}
     worst = max(new, key=lambda case: new[case])
     print(
@@ -152,6 +156,13 @@ def test_events_are_bounded_as_batch_grows(benchmark: object) -> None:
     benchmark(lambda: events(64))  # type: ignore[operator]
 
 
+def cpu_s_of_children(run: Callable[[], None]) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
 def test_a_cold_command(benchmark: object) -> None:
     line = "predict --gpu a100 --schedule flash2 --batch 4 --heads 32 --seqlen 4096 --head-dim 128"
     command = [sys.executable, "-m", "fasim", *line.split()]
@@ -160,9 +171,7 @@ def test_a_cold_command(benchmark: object) -> None:
         subprocess.run(command, check=True, capture_output=True)
 
     run()  # once, for the compiled bytecode
-    start = time.perf_counter()
-    run()
-    taken = time.perf_counter() - start
+    taken = min(cpu_s_of_children(run) for _ in range(5))
     print(f"\ncold command: {taken:.2f} s")
     assert taken <= COLD_S
     benchmark(run)  # type: ignore[operator]
