@@ -76,6 +76,23 @@ def test_predicting_loads_neither_torch_nor_numpy() -> None:
     assert not {"torch", "triton"} & loaded
 
 
+def test_help_loads_no_simulator() -> None:
+    loaded = loaded_by(
+        "import contextlib, io, typer\n"
+        "from fasim.cli import app\n"
+        "def helps(command):\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as said:\n"
+        "        command(['--help'], prog_name='fasim', standalone_mode=False)\n"
+        "    assert 'Usage: fasim' in said.getvalue()\n"
+        "    for each in getattr(command, 'commands', {}).values():\n"
+        "        helps(each)\n"
+        "helps(typer.main.get_command(app))"
+    )
+    rooms = {name.split(".")[1] for name in loaded if name.startswith("fasim.")}
+    assert rooms <= {"cli", "problem"}
+    assert not {"numpy", "simpy", "yaml", "rich"} & loaded
+
+
 def test_public_names() -> None:
     assert set(dir(fasim)) == set(fasim.__all__)
     for name in fasim.__all__:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -95,6 +94,8 @@ def _issues(prediction: Prediction, name: str) -> str:
 
 def write_trace(prediction: Prediction, path: Path) -> None:
     """The simulated blocks as a Chrome trace; gzipped if the name ends in .gz."""
+    import gzip
+
     from fasim.simulator.result import ChainResult
 
     kernels = prediction.simulation.kernels if prediction.simulation is not None else ()

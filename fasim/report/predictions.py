@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from fasim.problem import Attention, Scenario
 from fasim.readings.traffic import Level, total
@@ -14,10 +15,12 @@ from fasim.report.quantities import (
     time_text,
 )
 from fasim.report.tables import table
-from fasim.verbs.compare import Comparison
 from fasim.verbs.host_transfer import HostTransfer
 from fasim.verbs.intensity import Intensity
 from fasim.verbs.prediction import LEVELS, MODELLED, Prediction
+
+if TYPE_CHECKING:
+    from fasim.verbs.compare import Comparison
 
 SHOWN_ELASTICITIES = 3
 MOST_OPENED = 4  # predictions side by side whose tensors are listed too

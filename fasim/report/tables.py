@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import StringIO
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-WIDTH = 400  # wider than any table: a narrow terminal wraps lines, cells are never cut
+BETWEEN = "   "  # two columns
 
 
 def table(
@@ -20,15 +15,15 @@ def table(
     title: str = "",
 ) -> str:
     """Columns under a header; the first `left` are flush left, numbers flush right."""
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for index, name in enumerate(header):
-        drawn.add_column(name, justify="left" if index < left else "right", no_wrap=True)
-    for row in rows:
-        drawn.add_row(*row)
-    stream = StringIO()
-    console = Console(
-        file=stream, width=WIDTH, color_system=None, highlight=False, markup=False, emoji=False
-    )
-    console.print(drawn)
-    body = "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())
-    return f"{title}\n{body}" if title else body
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        aligned = (
+            cell.ljust(width) if index < left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return BETWEEN.join(aligned).rstrip()
+
+    rule = "─" * (sum(widths) + len(BETWEEN) * (len(widths) - 1))
+    lines = [line(header), rule, *map(line, rows)]
+    return "\n".join([title, *lines] if title else lines)

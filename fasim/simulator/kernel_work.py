@@ -103,7 +103,9 @@ class _Builder:
         masked_cost = 1.0
         if kernel.problem.masked:
             plain = full if stream is lowered else stream_rate(lowered.plain, residents, gpu)
-            masked_cost = stream_rate(lowered.masked, residents, gpu).cycles / plain.cycles
+            known = lowered.masked == lowered.plain  # charges and all
+            masked = stream_rate(lowered.masked, residents, gpu, charged=known)
+            masked_cost = masked.cycles / plain.cycles
         busy = dict(full.utilisation)
         if kernel.mapping.matrix_unit == "mma.sync":
             busy["tensor"] *= gpu.tensor_core.mma_sync_fraction
@@ -201,7 +203,8 @@ class _Builder:
             return 0.0
         in_turn = replace(kernel, mapping=replace(kernel.mapping, delayed=()))
         stream = lower(replace(self.record, kernel=in_turn), self.gpu, path, self._late_cycles())
-        return max(0.0, stream_rate(stream.plain, residents, self.gpu).cycles - full.cycles)
+        rate = stream_rate(stream.plain, residents, self.gpu, charged=False)
+        return max(0.0, rate.cycles - full.cycles)
 
     def _clock_hz(self, busy: dict[str, float]) -> float:
         return sm_clock_hz(self.gpu, busy, self.scenario.run_length)

@@ -20,16 +20,27 @@ if TYPE_CHECKING:
 SIMULATED_RESIDENTS = 3
 
 
-def stream_rate(block: tuple[Stream, ...], residents: int, gpu: Gpu) -> Rate:
+def stream_rate(
+    block: tuple[Stream, ...], residents: int, gpu: Gpu, *, charged: bool = True
+) -> Rate:
     """T(residents) of a block's streams on an SM of `gpu`, the mean over issue policies.
 
     No policy is documented. Under each of them resident blocks can lock into a phase, both
     multiplying and then both exponentiating, or lock out of it, and a small change of one pipe
     can tip them over; they seldom tip under both at once.
+
+    Args:
+        charged: whether to say what its cycles go to.
     """
     alone = residents * sum(role.warps_per_scheduler for role in block) == 1
     rates = [
-        steady_rate(block, residents, barrier_cycles=gpu.sm.barrier_cycles, policy=policy)
+        steady_rate(
+            block,
+            residents,
+            barrier_cycles=gpu.sm.barrier_cycles,
+            policy=policy,
+            charged=charged,
+        )
         for policy in (POLICIES[:1] if alone else POLICIES)
     ]
     rate = mean_rate(rates)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import inf
 from typing import TYPE_CHECKING
 
 from fasim.problem import Scenario
@@ -14,6 +15,7 @@ from fasim.schedules.residency import BlockUse, block_use, residency
 from fasim.schedules.residency import Residency as Occupancy
 from fasim.simulator.gpu_simulation import simulate as simulate_kernel
 from fasim.simulator.kernel_work import LoweredKernel, kernel_work
+from fasim.simulator.least_time import least_ticks
 from fasim.simulator.mechanisms import idealised, is_on
 from fasim.simulator.memory import (
     MemoryTraffic,
@@ -25,23 +27,38 @@ from fasim.simulator.memory import (
 )
 from fasim.simulator.result import KernelResult
 from fasim.simulator.roofline import roofline_s
-from fasim.simulator.work import KernelWork
+from fasim.simulator.work import TICKS_PER_SECOND, KernelWork
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
 
 
+class Slower(Exception):
+    """A plan that is sure to take longer than it may; it was not simulated."""
+
+
 @dataclass(frozen=True)
-class SimulatedKernel:
-    """One kernel of a simulated chain, and everything its time rests on."""
+class ReadyKernel:
+    """One kernel of a chain before it is simulated: everything its time rests on."""
 
     record: Record
     use: BlockUse
     occupancy: Occupancy
     memory: MemoryTraffic
     lowered: LoweredKernel
-    result: KernelResult
     roofline_s: float
+
+    @property
+    def least_s(self) -> float:
+        """No simulation takes less."""
+        return least_ticks(self.lowered.work) / TICKS_PER_SECOND
+
+
+@dataclass(frozen=True)
+class SimulatedKernel(ReadyKernel):
+    """One kernel of a simulated chain."""
+
+    result: KernelResult
 
     @property
     def time_s(self) -> float:
@@ -80,6 +97,7 @@ def simulate(
     *,
     repeat: bool = True,
     timeline: bool = False,
+    at_most_s: float = inf,
 ) -> Simulation:
     """Simulates every kernel of a plan on `gpu`.
 
@@ -87,8 +105,27 @@ def simulate(
         traffic: the plan's exact bytes and operations.
         repeat: let repeated waves stand for those like them; off, every block is simulated.
         timeline: keep the spans of the simulated blocks.
+        at_most_s: the time from which on nobody asks how long the plan takes.
+
+    Raises:
+        Slower: a bound shows that it takes longer than `at_most_s`.
     """
-    gpu = idealised(gpu)
+    kernels = _ready(plan, traffic, idealised(gpu), scenario)
+    # Without its waves, a kernel takes less than its SM with most blocks.
+    if is_on("waves") and sum(kernel.least_s for kernel in kernels) > at_most_s:
+        raise Slower(plan.schedule)
+    return Simulation(
+        tuple(
+            SimulatedKernel(
+                **vars(kernel), result=_result(_simulated(kernel.lowered.work, repeat, timeline))
+            )
+            for kernel in kernels
+        )
+    )
+
+
+def _ready(plan: Plan, traffic: Traffic, gpu: Gpu, scenario: Scenario) -> list[ReadyKernel]:
+    """The kernels, each with what those before it leave in L2."""
     resident = _at_start(traffic, gpu, scenario)
     kernels = []
     for kernel, exact in zip(plan.kernels, traffic.kernels, strict=True):
@@ -99,19 +136,10 @@ def simulate(
         memory = memory_traffic(record, exact, gpu, slots, resident)
         compiled = plan.compiled_loop(kernel)
         lowered = kernel_work(record, gpu, scenario, occupancy, memory, resident, compiled)
-        kernels.append(
-            SimulatedKernel(
-                record,
-                use,
-                occupancy,
-                memory,
-                lowered,
-                _result(_simulated(lowered.work, repeat, timeline)),
-                roofline_s(record, exact, memory, gpu),
-            )
-        )
+        bound_s = roofline_s(record, exact, memory, gpu)
+        kernels.append(ReadyKernel(record, use, occupancy, memory, lowered, bound_s))
         resident = residency_after(record, exact, gpu, slots, resident)
-    return Simulation(tuple(kernels))
+    return kernels
 
 
 def _simulated(work: KernelWork, repeat: bool, timeline: bool) -> KernelResult:

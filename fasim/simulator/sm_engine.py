@@ -35,7 +35,7 @@ class Rate:
             mean over runs.
         spread: cycles between the fastest run and the slowest.
         charges: the cycles of a period by cause, the mean over blocks; they sum to `cycles`.
-            Shares are those of the first run.
+            Shares are those of the first run. Empty where they were not asked for.
         utilisation: the share of time, 0 … 1, in which each pipe is busy and, as "issue", the
             share of issue slots taken.
         seeds: runs averaged: one where nothing is random.
@@ -73,6 +73,7 @@ def steady_rate(
     queue_cycles: int = 128,
     seeds: int = 3,
     policy: Policy = "greedy-then-oldest",
+    charged: bool = True,
 ) -> Rate:
     """T(residents) of a loop whose iteration is `block`, and what its cycles go to.
 
@@ -87,6 +88,7 @@ def steady_rate(
         seeds: runs, each with random delays of its own, to average.
         policy: who issues among the warps that can. Greedy-then-oldest: the one that issued
             last, else the first resident. Round-robin: the next after the one that issued last.
+        charged: whether to say what its cycles go to.
 
     Raises:
         ValueError: an argument out of range, a barrier that is never released, or roles that do
@@ -95,7 +97,7 @@ def steady_rate(
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; one run or more is needed")
     return _steady_rate(
-        block, residents, barrier_cycles, jitter_cycles, queue_cycles, seeds, policy
+        block, residents, barrier_cycles, jitter_cycles, queue_cycles, seeds, policy, charged
     )
 
 
@@ -108,6 +110,7 @@ def _steady_rate(
     queue_cycles: int,
     seeds: int,
     policy: Policy,
+    charged: bool,
 ) -> Rate:
     """`steady_rate`, by position."""
     if not any(item.pipe == "barrier" for role in block for item in role.items):
@@ -125,13 +128,14 @@ def _steady_rate(
             queue_cycles=queue_cycles,
             seed=seed,
             policy=policy,
+            keep_issues=charged and seed == 0,
         )
         for seed in range(seeds)
     ]
     periods = [_period(run, floor=max(demand.values(), default=0)) for run in runs]
     cycles = fmean(periods)
-    charges = _charges(runs[0])  # what the others wait for differs by less than how long
-    share = cycles / sum(charges.values())
+    charges = _charges(runs[0]) if charged else {}  # others' shares differ by less than T(r) does
+    share = cycles / sum(charges.values()) if charges else 0.0
     return Rate(
         cycles=cycles,
         spread=max(periods) - min(periods),
@@ -220,8 +224,8 @@ def _period(run: Run, floor: int) -> float:
     widest pipe.
     """
     done: dict[int, list[int]] = {}
-    for role, issues in zip(run.roles, run.issues, strict=True):
-        done.setdefault(id(role), []).append(len(issues) // len(role.items))
+    for role, completions in zip(run.roles, run.completions, strict=True):
+        done.setdefault(id(role), []).append(len(completions))
     means = [fmean(iterations) for iterations in done.values()]
     if max(means) > 2 * min(means):
         raise ValueError(

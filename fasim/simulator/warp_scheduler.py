@@ -56,7 +56,7 @@ class Run:
         roles: the stream of each warp, block by block.
         warps_per_block: so many of them in a row belong to one block.
         issues: the issues of each warp, in order. The last is the one it still waits for at
-            `end`, as if it came then.
+            `end`, as if it came then. None at all where they are not kept.
         completions: when each iteration had left the last of its pipes, in order, warp by warp.
         end: when the last of those that were asked for had.
     """
@@ -78,8 +78,12 @@ def simulate(
     queue_cycles: int,
     seed: int,
     policy: Policy,
+    keep_issues: bool = True,
 ) -> Run:
     """Run resident blocks until their warps have done `iterations` each on average.
+
+    Args:
+        keep_issues: whether anybody asks for more than how long it takes.
 
     Raises:
         ValueError: an argument out of range, or a barrier that is never released.
@@ -180,7 +184,8 @@ def simulate(
         busy[pipe] = stop
         accepts[pipe] = stop - slack[pipe]
         results[warp].append(stop + latency)
-        issues[warp].append((ready[warp], visible[warp], cycle, now, start, stop, causes[warp]))
+        if keep_issues:
+            issues[warp].append((ready[warp], visible[warp], cycle, now, start, stop, causes[warp]))
         held += now + 1
         ready[warp] = held
         if stop > finish[warp]:
@@ -228,7 +233,7 @@ def simulate(
     if end == _NEVER:
         stuck = [roles[warp].items[position[warp]].name for queue in waiting for warp in queue]
         raise ValueError(f"deadlock: every warp waits at a barrier: {', '.join(stuck)}")
-    for warp in warps:  # what each warp still waits for
+    for warp in warps if keep_issues else ():  # what each warp still waits for
         begin = end if visible[warp] == _NEVER else ready[warp]
         seen = max(begin, min(visible[warp], end))
         accepted = max(seen, min(accepts[gates[warp]], end))

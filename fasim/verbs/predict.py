@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from math import inf
 from typing import TYPE_CHECKING
 
 from fasim.problem import TENSOR_DTYPE, Attention, Scenario
@@ -13,7 +14,7 @@ from fasim.schedules import catalog
 from fasim.schedules.plan import Options, Plan, Refused
 from fasim.schedules.record import cached_record
 from fasim.schedules.residency import block_use, residency
-from fasim.simulator.simulate import SimulatedKernel, Simulation, simulate
+from fasim.simulator.simulate import SimulatedKernel, Simulation, Slower, simulate
 from fasim.verbs.host_transfer import host_transfer
 from fasim.verbs.intensity import intensity
 from fasim.verbs.prediction import KernelPrediction, Prediction
@@ -50,10 +51,8 @@ def predict(
     scenario = scenario or Scenario()
     if schedule is None and implementation is None:
         return _fastest(problem, profile, scenario, options, repeat=repeat, timeline=timeline)
-    return _best(
-        predict_plan(problem, profile, scenario, planned, repeat=repeat, timeline=timeline)
-        for planned in catalog.plans(problem, profile.gpu, schedule, implementation, options)
-    )
+    plans = catalog.plans(problem, profile.gpu, schedule, implementation, options)
+    return _best(problem, profile, scenario, plans, repeat=repeat, timeline=timeline)
 
 
 def _fastest(
@@ -66,32 +65,74 @@ def _fastest(
     timeline: bool,
 ) -> Prediction:
     """The schedule with the least time; of those that do not fit memory, the smallest."""
-    found: list[Prediction] = []
+    found: list[Plan] = []
     refused: list[Refused] = []
     for name in catalog.usual_schedules(problem):
         try:
-            planned = catalog.plan(problem, profile.gpu, name, None, options)
+            found.append(catalog.plan(problem, profile.gpu, name, None, options))
         except Refused as refusal:
             refused.append(refusal)
-            continue
-        found.append(
-            predict_plan(problem, profile, scenario, planned, repeat=repeat, timeline=timeline)
-        )
     if not found:
         reasons: dict[str, list[str]] = {}
         for each in refused:
             reasons.setdefault(each.reason, []).append(each.name)
         said = [f"{reason} ({', '.join(names)})" for reason, names in reasons.items()]
         raise Refused("no schedule runs this", "; ".join(said))
-    return _best(found)
+    return _best(problem, profile, scenario, found, repeat=repeat, timeline=timeline)
 
 
-def _best(found: Iterable[Prediction]) -> Prediction:
+def _best(
+    problem: Attention,
+    profile: Profile,
+    scenario: Scenario,
+    plans: Sequence[Plan],
+    *,
+    repeat: bool,
+    timeline: bool,
+) -> Prediction:
     """The fastest; of those that do not fit memory, the smallest."""
-    return min(
-        found,
-        key=lambda p: (p.time_s is None, p.time_s or 0.0, p.footprint.peak_bytes),
-    )
+    best = None
+    for planned in plans:
+        best = faster(problem, profile, scenario, planned, best, repeat=repeat, timeline=timeline)
+    assert best is not None  # a catalogue entry plans one kernel chain or more
+    return best
+
+
+def faster(
+    problem: Attention,
+    profile: Profile,
+    scenario: Scenario,
+    planned: Plan,
+    best: Prediction | None,
+    *,
+    repeat: bool = True,
+    timeline: bool = False,
+) -> Prediction:
+    """What `planned` costs, or `best` if that is no slower.
+
+    A plan that a bound shows to be slower is not simulated. Of plans that do not fit device
+    memory, the smaller is the faster.
+    """
+    at_most_s = inf if best is None or best.time_s is None else best.time_s
+    try:
+        found = predict_plan(
+            problem,
+            profile,
+            scenario,
+            planned,
+            repeat=repeat,
+            timeline=timeline,
+            at_most_s=at_most_s,
+        )
+    except Slower:
+        assert best is not None  # nothing is slower than no limit
+        return best
+    return found if best is None or _rank(found) < _rank(best) else best
+
+
+def _rank(prediction: Prediction) -> tuple[bool, float, int]:
+    time_s = prediction.time_s
+    return time_s is None, time_s or 0.0, prediction.footprint.peak_bytes
 
 
 def predict_plan(
@@ -102,18 +143,31 @@ def predict_plan(
     *,
     repeat: bool = True,
     timeline: bool = False,
+    at_most_s: float = inf,
 ) -> Prediction:
-    """What a plan's kernels cost, whoever has planned them; the rest is as in `predict`."""
+    """What a plan's kernels cost, whoever has planned them; the rest is as in `predict`.
+
+    Raises:
+        Slower: it is sure to take longer than `at_most_s`.
+    """
     gpu = profile.gpu
     exact = traffic(planned.kernels)
     memory = footprint(planned.kernels)
     fits = memory.peak_bytes <= gpu.dram.capacity_bytes
-    simulation = None
-    if fits:
-        simulation = simulate(planned, exact, gpu, scenario, repeat=repeat, timeline=timeline)
-    kernels = _kernels(planned, exact, gpu, simulation)
     host = host_transfer(planned.kernels, gpu, scenario.host)
     host_s = host.time_s if host else 0.0
+    simulation = None
+    if fits:
+        simulation = simulate(
+            planned,
+            exact,
+            gpu,
+            scenario,
+            repeat=repeat,
+            timeline=timeline,
+            at_most_s=at_most_s - host_s,
+        )
+    kernels = _kernels(planned, exact, gpu, simulation)
     time_s = None if simulation is None else simulation.time_s + host_s
     return Prediction(
         gpu=profile.resolved_name,

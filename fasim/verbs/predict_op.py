@@ -11,7 +11,7 @@ from fasim.schedules.fit import overflow
 from fasim.schedules.operators.plans import plans
 from fasim.schedules.plan import Refused
 from fasim.simulator.kernel_work import launch_s
-from fasim.verbs.predict import predict_plan
+from fasim.verbs.predict import faster
 from fasim.verbs.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class OperatorPrediction:
     Attributes:
         prediction: of the kernels that run it; its problem is the operator's sizes under
             attention's axes.
-        considered: plans that were simulated; these kernels were the fastest.
+        considered: plans that were lowered; these kernels were the fastest.
     """
 
     operator: Operator
@@ -93,16 +93,8 @@ def predict_op(
         if found is not None:
             fault = fault or found
             continue
-        prediction = predict_plan(operator.in_attention, profile, scenario, plan)
         considered += 1
-        if best is None or _rank(prediction) < _rank(best):
-            best = prediction
+        best = faster(operator.in_attention, profile, scenario, plan, best)
     if best is None:
         raise Refused(operator.name, fault)
     return OperatorPrediction(operator, best, considered)
-
-
-def _rank(prediction: Prediction) -> tuple[bool, float, int]:
-    """By time; of plans that do not fit device memory, the smallest."""
-    time_s = prediction.time_s
-    return time_s is None, time_s or 0.0, prediction.footprint.peak_bytes

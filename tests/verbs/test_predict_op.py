@@ -8,8 +8,12 @@ import pytest
 from fasim.hardware import load, parse_overrides
 from fasim.operators import Operator, gemm, over_elements, over_rows
 from fasim.problem import Attention, Scenario
+from fasim.schedules.fit import overflow
+from fasim.schedules.operators.plans import plans
 from fasim.schedules.plan import Refused
-from fasim.verbs.predict import predict
+from fasim.simulator.mechanisms import without
+from fasim.simulator.simulate import Slower
+from fasim.verbs.predict import predict, predict_plan
 from fasim.verbs.predict_op import OperatorPrediction, predict_op
 
 ALONE = Scenario("kernel", "cold")
@@ -105,6 +109,39 @@ def test_a_result_of_few_tiles_is_split_and_gains() -> None:
     found = predict_op(gemm(64, 256, 16384), load("a100"))
     assert [kernel.name for kernel in found.prediction.kernels] == ["gemm_split_k", "split_k_sum"]
     assert found.considered > 1
+
+
+@pytest.mark.parametrize(("gpu", "k"), [("a100", 700), ("h100", 1024), ("rtx4090", 512)])
+def test_kernels_left_out_are_slower(gpu: str, k: int) -> None:
+    profile, operator = load(gpu), gemm(384, 3000, k)
+    best_s = predict_op(operator, profile, ALONE).time_s
+    assert best_s is not None
+    left_out, times = 0, []
+    for _, plan in plans(operator, profile.gpu):
+        if overflow(plan, profile.gpu) is not None:
+            continue
+        asked = operator.in_attention, profile, ALONE, plan
+        time_s = predict_plan(*asked).time_s
+        assert time_s is not None
+        times.append(time_s)
+        try:
+            predict_plan(*asked, at_most_s=best_s)
+        except Slower:
+            left_out += 1
+            assert time_s > best_s
+    assert best_s == min(times)
+    assert left_out > len(times) / 3
+
+
+def test_without_waves_no_kernel_is_left_out_by_its_waves() -> None:
+    profile, operator = load("a100"), gemm(128 * 109, 128, 4096)  # one block in the second wave
+    with without(["waves"]):
+        whole = [plan for _, plan in plans(operator, profile.gpu) if plan.num_splits == 1]
+        for plan in whole[:3]:
+            asked = operator.in_attention, profile, ALONE, plan
+            time_s = predict_plan(*asked).time_s
+            assert time_s is not None
+            assert predict_plan(*asked, at_most_s=time_s).time_s == time_s
 
 
 def test_memory_too_small_is_a_result() -> None:

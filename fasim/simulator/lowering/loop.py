@@ -68,7 +68,9 @@ def lower(
     """
     always = record.kernel.mapping.masks_every_tile
     plain, loaded_bytes = _streams(LoopBody(record, gpu, path, late_cycles, masked=always))
-    masked, _ = _streams(LoopBody(record, gpu, path, late_cycles, masked=True))
+    masked = plain
+    if record.kernel.problem.masked and not always:
+        masked, _ = _streams(LoopBody(record, gpu, path, late_cycles, masked=True))
     return LoopStream(plain, masked, loaded_bytes)
 
 
