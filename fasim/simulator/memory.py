@@ -3,10 +3,10 @@
 No line is simulated. Tiles are re-read at known distances; whether they are still in L2
 follows from how much was touched in between. Labelled as modelled wherever it is printed.
 
-Where L2 is partitioned, a line that is read from another partition than its home is copied there,
-and the copy takes up room. Of a set that is read once a sweep, half the lines have one: on an A100 a
-set of 30 MB fills 45 of 42 MB, misses a little, and can be read at the 4.0 TB/s measured, not at the
-5.4 of small sets (te42kyfo/gpu-benches). If every line were copied, DRAM would allow 3.1 TB/s.
+Where L2 is partitioned, a line read from another partition than its home is copied there, and the
+copy takes up room. Of a set that is read once a sweep half the lines have one: on an A100 a set of
+30 MB fills 45 of 42 MB and misses a little. Measured, it is read at 4.0 TB/s, and small sets at 5.4
+(te42kyfo/gpu-benches). If every line were copied, DRAM would allow 3.1 TB/s.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ KNOWN_TFLOPS = {
     "l40s": (362, 91.6),
     "l4": (121, 30.3),
     "b200-sxm": (2250, 74.5),
-    "rtx4090": (168.4, 90.1),
+    "rtx4090": (175.3, 90.1),
     "rtx3090": (76.3, 38.2),
 }
 # Of one warp instruction on its scheduler: FFMA, integer, MUFU, mma.sync.m16n8k16, ldmatrix.x4.

@@ -63,7 +63,7 @@ def test_twice_of_a_resource_of_an_h100_does_not_slow_it(name: str, problem: Att
     before = seconds(held, gpu)
     slower = {resource: seconds(held, doubled(gpu, resource)) / before for resource in RESOURCES}
     assert max(slower.values()) <= 1.03, slower
-    assert min(slower.values()) >= 0.5  # no resource is worth more than all of the time
+    assert min(slower.values()) >= 0.5 / 1.03  # none is worth more than all of the time
 
 
 @pytest.mark.xfail(
