@@ -6,6 +6,7 @@ Rates are those of FlashAttention-3's compiled loops, in cycles: 2816 for 128×1
 
 from collections import Counter
 from dataclasses import replace
+from itertools import groupby
 
 import pytest
 
@@ -156,3 +157,13 @@ def test_a_loop_of_delayed_products_only_is_refused() -> None:
     mapping = replace(flash3.mapping((128, 128), 128, "fp16"), delayed=("S", "O"))
     with pytest.raises(ValueError, match="delays every matmul"):
         lowered(128, (128, 128), mapping)
+
+
+def test_arriving_tiles_are_spread_over_products() -> None:
+    """K and V of the next iteration: never more than a few pieces between two products."""
+    for role in lowered(128, (128, 128), flash3.mapping((128, 128), 128, "fp16")).plain:
+        names = [item.name for item in role.items if item.pipe in ("tensor", "shared_memory")]
+        names = [name for name in names if name != "shuffle"]
+        runs = [len(list(run)) for fill, run in groupby(names, lambda n: n[:4] == "fill") if fill]
+        assert sum(runs) == 2 * 128 * 128 * 2 // 2 // 4 // 512  # a warp's share of both tiles
+        assert max(runs) <= 3
