@@ -19,7 +19,7 @@ from fasim.simulator.loop_rates import loop_rate, stream_rate, stream_rates
 from fasim.simulator.lowering import LoopStream, lower, main_loop
 from fasim.simulator.mechanisms import is_on
 from fasim.simulator.memory import MemoryTraffic, Residency
-from fasim.simulator.phases import BLOCK_START_CYCLES, Phases, phase_bytes
+from fasim.simulator.phases import Phases, phase_bytes, start_cycles
 from fasim.simulator.sm_engine import Rate
 from fasim.simulator.streaming import EXPOSED_LATENCIES, ITERATION_CYCLES, block_cycles
 from fasim.simulator.trips import GridTrips, Trips, grid_trips
@@ -161,7 +161,8 @@ class _Builder:
             least = cycles.waits * (latency + ITERATION_CYCLES * ticks_per_cycle)
             ramp_s, exposed = STREAM_RAMP_S * self._missing(), EXPOSED_LATENCIES  # DRAM's ramp
         else:
-            least = cycles.chain * latency + BLOCK_START_CYCLES * ticks_per_cycle
+            start = start_cycles(self.record.kernel.mapping)
+            least = cycles.chain * latency + start * ticks_per_cycle
             # The ramp holds what the first blocks wait for.
             ramp_s, exposed = max(0.0, STREAM_RAMP_S - least / TICKS_PER_SECOND), 0
         rate = loop_rate(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fasim.readings.counting import Counter
 from fasim.schedules.language import ELEMENT_BYTES
+from fasim.schedules.mapping import Mapping
 from fasim.schedules.record import Op, Record
 from fasim.simulator.contention import exposed_burst, soft_maximum
 from fasim.simulator.mechanisms import is_on
@@ -16,12 +17,21 @@ from fasim.simulator.work import TICKS_PER_SECOND, Charges
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
 
-# From a block's start to its first load: parameters, addresses, barrier set-up.
+# From a block's start to its first load: parameters, addresses, barrier set-up; where the kernel's
+# machine code has not been counted.
 BLOCK_START_CYCLES = 300
 # From the last product to the first store: scaling, rounding, staging through shared memory.
 BLOCK_END_CYCLES = 500
 # Dependent latencies before the first tile of a paged cache.
 PAGED_LATENCIES = 3
+
+
+def start_cycles(mapping: Mapping) -> int:
+    """From a block's start to its first load, memory's latencies apart: as compiled, or estimated.
+
+    Of a streaming kernel that has been counted: to its last store.
+    """
+    return mapping.start_cycles or BLOCK_START_CYCLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,7 @@ class Phases:
 
     def start(self) -> Charges:
         """A block that sees nothing: it starts, and goes on to store what it has."""
-        return self._ticks(("launch", BLOCK_START_CYCLES))
+        return self._ticks(("launch", start_cycles(self.record.kernel.mapping)))
 
     def prologue(self) -> Charges:
         """Block start, latency of the first tiles, their bytes through the shared port.
@@ -93,7 +103,7 @@ class Phases:
         first_bytes = sum(_bytes(op) for op in first) * self.residents
         port = first_bytes / gpu.l2.read_bytes_per_clock_per_sm
         return self._ticks(
-            ("launch", BLOCK_START_CYCLES),
+            ("launch", start_cycles(self.record.kernel.mapping)),
             ("dram" if missing > 0 else "l2", waits * (hit + (miss - hit) * missing)),
             ("l2", port + self._other_loops()),
         )

@@ -30,21 +30,41 @@ BLOCKS_PER_SM = 2  # that the heuristic counts on
 FULL_ENOUGH = 0.8  # of the GPU's block slots: no split beyond
 EFFICIENT_ENOUGH = 0.85  # of the best split's efficiency
 
-CACHE_WRITE_WARPS = 16  # of a block of vLLM's reshape_and_cache_flash, at most
+# vLLM's reshape_and_cache_flash_kernel for 16-bit tensors, as compiled for sm_80 in vLLM 0.14.0.
+CACHE_WRITE_WARPS = 16  # of a block, at most
+CACHE_WRITE_VECTOR = 8  # elements that a thread moves at a time
+CACHE_WRITE_REGISTERS = 54
+# Of a warp with nothing to move: the slot, two divisions by the page size, addresses in 64 bits.
+CACHE_WRITE_IDLE_INSTRUCTIONS = 114
+CACHE_WRITE_INSTRUCTIONS = 222  # of one that moves a vector of K and one of V
+CACHE_WRITE_PASS_INSTRUCTIONS = 28  # of each further vector of both
+CACHE_WRITE_CYCLES = 844  # of those 222, issued by a warp alone
 
 
 def cache_write(problem: Attention) -> Mapping:
     """vLLM's reshape_and_cache_flash: a block a token, and a thread an element.
 
     A block first looks up the token's slot. Threads move 16 bytes each, so that most have nothing
-    to do and yet take up the SM: few tokens are under way at a time.
+    to do; they issue half of the instructions all the same, and take up registers: few tokens
+    are under way at a time. A thread with several vectors waits for each before it loads the next.
     """
+    elements = problem.kv_heads * problem.head_dim
+    vectors = -(-elements // CACHE_WRITE_VECTOR)
+    warps = min(-(-elements // 32), CACHE_WRITE_WARPS)
+    moving = min(-(-vectors // 32), warps)
+    passes = -(-vectors // (32 * warps))
+    instructions = (warps - moving) * CACHE_WRITE_IDLE_INSTRUCTIONS + moving * (
+        CACHE_WRITE_INSTRUCTIONS + (passes - 1) * CACHE_WRITE_PASS_INSTRUCTIONS
+    )
     return Mapping(
-        warps=min(-(-problem.kv_heads * problem.head_dim // 32), CACHE_WRITE_WARPS),
+        warps=warps,
         matrix_unit="none",
         copy_unit="registers",
-        lookups=1,
-        source="vLLM, csrc/cache_kernels.cu",
+        registers_per_thread=CACHE_WRITE_REGISTERS,
+        instructions_per_element=32 * instructions / elements,
+        start_cycles=CACHE_WRITE_CYCLES,
+        lookups=1 + 2 * (passes - 1),
+        source="vLLM 0.14.0, csrc/cache_kernels.cu, as compiled for sm_80",
     )
 
 
