@@ -68,11 +68,11 @@ class Mapping:
             tiles take each other's place; otherwise the sum of its buffers.
         instructions_per_element: for streaming kernels whose compiled length is known:
             issued instructions per element; the program's own count otherwise.
-        lookups: for streaming kernels, latencies beside those of the program's loads: of tables
-            that say where a block's data lie, and of threads that load one value after the other.
-        start_cycles: what a warp alone issues before the first tile's load, or, of a streaming
-            kernel, altogether: by the stalls in its machine code, where a source gives it, without
-            the latencies of memory; estimated otherwise.
+        lookups: latencies beside those of the program's loads: of tables that say where a block's
+            data lie, and of threads that load one value after the other.
+        start_cycles: how long a warp alone issues before the first tile's load, or, of a streaming
+            kernel, altogether, its loop left out: by the stalls in its machine code, where a source
+            gives it, without the latencies of memory; estimated otherwise.
         overhead: what a warp issues in an iteration of the main loop for addresses, bounds and
             control, where the compiled loop is known: instructions of the integer pipe, of
             FP32's (integer multiply-adds), and others; estimated otherwise.

@@ -159,12 +159,13 @@ class _Builder:
         latency = self._latency_cycles() * ticks_per_cycle
         if cycles.waits:
             least = cycles.waits * (latency + ITERATION_CYCLES * ticks_per_cycle)
-            ramp_s, exposed = STREAM_RAMP_S * self._missing(), EXPOSED_LATENCIES  # DRAM's ramp
+            ramp_s = STREAM_RAMP_S * self._missing()  # DRAM's
+            exposed = self._exposed_cycles()
         else:
             start = start_cycles(self.record.kernel.mapping)
             least = cycles.chain * latency + start * ticks_per_cycle
             # The ramp holds what the first blocks wait for.
-            ramp_s, exposed = max(0.0, STREAM_RAMP_S - least / TICKS_PER_SECOND), 0
+            ramp_s, exposed = max(0.0, STREAM_RAMP_S - least / TICKS_PER_SECOND), 0.0
         rate = loop_rate(
             {
                 cycles.cause: residents * issue,
@@ -175,7 +176,7 @@ class _Builder:
         extra = soft_maximum(issue, contended) - max(issue, contended)
         block = BlockClass(
             "one pass",
-            prologue=(("l2", round(exposed * latency)),),
+            prologue=(("l2", round(exposed * ticks_per_cycle)),),
             loop=rate,
             trips=TRIP_UNITS,
             loop_dram_bytes=dram_bytes,
@@ -183,6 +184,13 @@ class _Builder:
         )
         work = self._work((block,), (0,), blocks, ramp_s=ramp_s)
         return LoweredKernel(work, (), None, clock_hz)
+
+    def _exposed_cycles(self) -> float:
+        """Of a block that loads in a loop, what it waits for besides: counted, or estimated."""
+        mapping, latency = self.record.kernel.mapping, self._latency_cycles()
+        if mapping.start_cycles is None:
+            return EXPOSED_LATENCIES * latency
+        return mapping.start_cycles + mapping.lookups * latency
 
     def _exposed(self) -> float:
         """The mean share of starts and ends of blocks that nothing runs beside."""

@@ -93,13 +93,14 @@ class Phases:
         """Block start, latency of the first tiles, their bytes through the shared port.
 
         Tiles that lie in pages come last of three that wait for each other: the length of the
-        sequence, the page table's entry, the tile.
+        sequence, the page table's entry, the tile; what the mapping looks up comes before.
         """
         gpu, first = self.gpu, self._first_tiles()
         missing = max((1 - self.resident.of(op.name) for op in first), default=0.0)
         hit = gpu.l2.far_latency_cycles
         miss = max(hit, gpu.dram.latency_s * TICKS_PER_SECOND / self.ticks_per_cycle)
         waits = PAGED_LATENCIES if any(op.inputs for op in first) else 1
+        waits += self.record.kernel.mapping.lookups
         first_bytes = sum(_bytes(op) for op in first) * self.residents
         port = first_bytes / gpu.l2.read_bytes_per_clock_per_sm
         return self._ticks(

@@ -35,7 +35,7 @@ TILINGS = st.builds(
 
 
 def chain(problem: Attention, tiling: Tiling) -> tuple[Kernel, ...]:
-    return split_kv.kernels(problem, tiling, one_buffer_each("QKV"), combine_rows=4)
+    return split_kv.kernels(problem, tiling, one_buffer_each("QKV"))
 
 
 @given(problem=problems(windows=True), tiling=TILINGS)

@@ -169,11 +169,12 @@ def _forward(problem: Attention, gpu: Gpu, options: Options, compiled: int) -> P
     tiling = Tiling(rows, columns, True, splits, chosen.pack_gqa, options.page_size or 0)
     if split_kernel or chosen.pack_gqa:
         schedule = "split_kv" if splits > 1 else "decode"
-        copied = split_path.copies_rows(problem, chosen.pack_gqa, options)
-        if copied:
-            said.append("as in mha_varlen_fwd, Q is copied into rows of folded heads, and O back")
-        mapped = mapping(warps, q=split_path.Q_ROWS if copied else "Q")
-        kernels = split_path.kernels(problem, tiling, mapped, compiled, copied=copied)
+        served = split_path.serves(problem, chosen.pack_gqa, options)
+        q = split_path.q_rows(problem, served)
+        if served:
+            copied = "O is" if q == "Q" else "Q is copied into rows of folded heads, and O"
+            said.append(f"as in vLLM's mha_varlen_fwd, {copied} copied into the caller's tensor")
+        kernels = split_path.kernels(problem, tiling, mapping(warps, q=q), options, compiled)
     else:
         schedule = "flash2"
         kernels = flash2.kernels(problem, tiling, mapping(warps), compiled)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from fasim.problem import Attention
 from fasim.schedules import split_kv
 from fasim.schedules.implementations import pytorch
-from fasim.schedules.language import Kernel
+from fasim.schedules.language import Kernel, Tensor
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.plan import Options
 from fasim.schedules.tiling import Tiling
@@ -22,13 +22,30 @@ if TYPE_CHECKING:
     from fasim.hardware import Gpu
 
 SOURCE = "Dao-AILab/flash-attention v2.8.3, flash_fwd_launch_template.h and flash_api.cpp"
-Q_ROWS, O_ROWS = "Q_rows", "O_rows"  # copies, in the order of folded rows
+SERVING = "vLLM 0.14.0, vllm_flash_attn: mha_varlen_fwd as compiled"
+Q_ROWS, O_ROWS, LSE_ROWS = "Q_rows", "O_rows", "LSE_rows"  # in the order of folded rows
 TILE_M = 64
 WARPS = 4
 MAX_SPLITS = 128
 BLOCKS_PER_SM = 2  # that the heuristic counts on
 FULL_ENOUGH = 0.8  # of the GPU's block slots: no split beyond
 EFFICIENT_ENOUGH = 0.85  # of the best split's efficiency
+
+# What a warp alone issues from a block's start to its first copy, by the stalls in the machine code
+# of flash_fwd_splitkv_kernel (head dimension 128, tile 64 x 128, bf16, paged; sm_80, vLLM 0.14.0):
+# divisions of heads and keys, addresses in 64 bits; and to find its range among the splits.
+START_CYCLES, START_CYCLES_SPLIT = 909, 1231
+START_CYCLES_CAUSAL = 936  # of more than one query
+# A server's sequences lie end to end: where one begins is read before its length.
+SERVING_LOOKUPS = 1
+# Of a block of flash_fwd_splitkv_combine_kernel, likewise, its loop over the splits left out: the
+# warp that writes LSE divides for the rows of each of four layouts, and again for all of them
+# where LSE is not padded, as a server has it. In cycles; instructions of that warp, of any other.
+COMBINE_CYCLES, COMBINE_CYCLES_SERVING = 2429, 3907
+COMBINE_INSTRUCTIONS, COMBINE_INSTRUCTIONS_SERVING = 540, 852
+COMBINE_INSTRUCTIONS_OTHERS, COMBINE_SPLIT_INSTRUCTIONS = 530, 10
+COMBINE_WARPS = 4
+COMBINE_REGISTERS = 54  # 52 to 62, by the number of splits
 
 # vLLM's reshape_and_cache_flash_kernel for 16-bit tensors, as compiled for sm_80 in vLLM 0.14.0.
 CACHE_WRITE_WARPS = 16  # of a block, at most
@@ -38,7 +55,7 @@ CACHE_WRITE_REGISTERS = 54
 CACHE_WRITE_IDLE_INSTRUCTIONS = 114
 CACHE_WRITE_INSTRUCTIONS = 222  # of one that moves a vector of K and one of V
 CACHE_WRITE_PASS_INSTRUCTIONS = 28  # of each further vector of both
-CACHE_WRITE_CYCLES = 844  # of those 222, issued by a warp alone
+CACHE_WRITE_CYCLES = 886  # of those 222, issued by a warp alone
 
 
 def cache_write(problem: Attention) -> Mapping:
@@ -133,49 +150,118 @@ def combine_rows(head_dim: int) -> int:
     return 4 if head_dim % 128 == 0 else 8 if head_dim % 64 == 0 else 16
 
 
-def copies_rows(problem: Attention, packed: bool, options: Options) -> bool:
-    """Whether Q is copied into rows of folded heads, and O back, by kernels of their own.
+def serves(problem: Attention, packed: bool, options: Options) -> bool:
+    """Whether a server's call folds heads into rows: `mha_varlen_fwd`, into a tensor it is given.
 
-    A server calls `mha_varlen_fwd`, which takes sequences end to end: it reshapes Q from
-    (batch, kv_heads, group, d) to (batch · group, kv_heads, d), no view of Q unless there is one
-    sequence or one key/value head. O has to go into the caller's tensor the same way back.
+    Its kernels leave O, and without splits LSE, in the order of the folded rows. O is then copied
+    into the caller's tensor in any case.
     """
-    serving = options.page_size is not None and options.writes_kv is True
-    return serving and packed and problem.seqlen_q == 1 and min(problem.batch, problem.kv_heads) > 1
+    return _of_server(options) and packed and problem.seqlen_q == 1
+
+
+def _of_server(options: Options) -> bool:
+    return options.page_size is not None and options.writes_kv is True
+
+
+def q_rows(problem: Attention, served: bool) -> str:
+    """Q, or its copy with the rows of folded heads in order.
+
+    Sequences lie end to end: Q is reshaped from (batch, kv_heads, group, d) to (batch · group,
+    kv_heads, d), no view of Q unless there is one sequence or one key/value head.
+    """
+    return Q_ROWS if served and min(problem.batch, problem.kv_heads) > 1 else "Q"
+
+
+def as_compiled(mapping: Mapping, problem: Attention, splits: int, options: Options) -> Mapping:
+    """The first kernel's mapping, with what its machine code does before the loop."""
+    start = START_CYCLES_CAUSAL if problem.causal and problem.seqlen_q > 1 else START_CYCLES
+    return replace(
+        mapping,
+        start_cycles=START_CYCLES_SPLIT if splits > 1 else start,
+        lookups=SERVING_LOOKUPS if _of_server(options) else 0,
+    )
+
+
+def combining(elements: int, splits: int, serving: bool) -> Mapping:
+    """The combining kernel: all weights first, behind one load; then split after split.
+
+    Args:
+        elements: of O that a block makes.
+        serving: with LSE not padded.
+    """
+    first = COMBINE_INSTRUCTIONS_SERVING if serving else COMBINE_INSTRUCTIONS
+    others = (COMBINE_WARPS - 1) * COMBINE_INSTRUCTIONS_OTHERS
+    looping = COMBINE_WARPS * COMBINE_SPLIT_INSTRUCTIONS * splits
+    return Mapping(
+        warps=COMBINE_WARPS,
+        matrix_unit="none",
+        copy_unit="registers",
+        registers_per_thread=COMBINE_REGISTERS,
+        instructions_per_element=32 * (first + others + looping) / elements,
+        start_cycles=COMBINE_CYCLES_SERVING if serving else COMBINE_CYCLES,
+        lookups=1,
+        source=SERVING,
+    )
 
 
 def kernels(
     problem: Attention,
     tiling: Tiling,
     mapping: Mapping,
+    options: Options,
     compiled: int = 0,
-    *,
-    copied: bool = False,
 ) -> tuple[Kernel, ...]:
-    """The chain of a call with this tiling, in a kernel compiled for a head dimension.
-
-    Args:
-        copied: whether the folded rows of Q and of O are copies.
-    """
+    """The chain of a call with this tiling, in a kernel compiled for a head dimension."""
+    served = serves(problem, tiling.pack_gqa, options)
     rows = combine_rows(max(compiled, problem.head_dim))
-    if not copied:
-        return split_kv.kernels(problem, tiling, mapping, rows, compiled)
-    return (
-        _copy_rows(problem, "Q", Q_ROWS),
-        *split_kv.kernels(problem, tiling, mapping, rows, compiled, Q_ROWS, O_ROWS),
-        _copy_rows(problem, O_ROWS, "O"),
+    q = q_rows(problem, served)
+    lse = LSE_ROWS if q == Q_ROWS and tiling.num_splits == 1 else "LSE"
+    chain = split_kv.kernels(
+        problem,
+        tiling,
+        as_compiled(mapping, problem, tiling.num_splits, options),
+        split_kv.Combining(
+            rows,
+            combining(rows * problem.head_dim, tiling.num_splits, _of_server(options)),
+        ),
+        compiled,
+        split_kv.Names(q, O_ROWS if served else "O", lse),
     )
+    before = (_copy_rows(problem, "Q", Q_ROWS),) if q == Q_ROWS else ()
+    after = (_copy_rows(problem, O_ROWS, "O"),) if served else ()
+    return (*before, *chain, *after, *((_copy_lse(problem),) if lse == LSE_ROWS else ()))
 
 
 def _copy_rows(problem: Attention, source: str, target: str) -> Kernel:
     """read one tensor; write it with the rows of a folded group in another order.
 
-    Folding is the layout's here: the values of a row are the same on both sides.
+    Folding is the layout's here: the values of a row are the same on both sides. Where the order
+    is the same too, of one sequence or one key/value head, cudaMemcpyAsync copies.
     """
     kernel = pytorch.copy_kernel(problem, source, target, ("batch", "kv_head", "q", "d"))
+    mapping = kernel.mapping
+    if min(problem.batch, problem.kv_heads) == 1:
+        mapping = replace(mapping, instructions_per_element=None, source="cudaMemcpyAsync")
     return replace(
         kernel,
         lengths={**kernel.lengths, "q": problem.group},
         tiles={"q": pytorch.rows_of_block(problem.group, problem.head_dim)},
+        group=problem.group,
+        mapping=mapping,
+    )
+
+
+def _copy_lse(problem: Attention) -> Kernel:
+    """read LSE_rows; write LSE, heads before sequences; a block a sequence."""
+    axes = ("batch", "kv_head", "q")
+    kernel = pytorch.copy_kernel(problem, LSE_ROWS, "LSE", axes)
+    return replace(
+        kernel,
+        program=pytorch.copy_program(LSE_ROWS, "LSE", "kv_head"),
+        grid=("kv_head", "batch"),
+        lengths={**kernel.lengths, "q": problem.group},
+        tiles={},
+        tensors=tuple(Tensor(name, axes, "fp32") for name in (LSE_ROWS, "LSE")),
+        mapping=replace(kernel.mapping, warps=1),
         group=problem.group,
     )

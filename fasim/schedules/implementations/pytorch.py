@@ -96,7 +96,9 @@ def rows_of_block(length: int, head_dim: int) -> int:
     return min(max(1, ELEMENTS_PER_BLOCK // head_dim), length)
 
 
-def _copy_program(source: str, target: str, axis: str) -> Callable[[Block, Attention], None]:
+def copy_program(source: str, target: str, axis: str) -> Callable[[Block, Attention], None]:
+    """read one tensor; write it again, in tiles of these rows."""
+
     def copy(block: Block, _: Attention) -> None:
         rows = block.rows(axis)
         block.store(target, block.load(source, rows), rows)
@@ -109,7 +111,7 @@ def copy_kernel(problem: Attention, source: str, target: str, axes: tuple[str, .
     axis, lengths = axes[2], axes_of(problem)
     return Kernel(
         name=f"copy_{source}",
-        program=_copy_program(source, target, axis),
+        program=copy_program(source, target, axis),
         problem=problem,
         grid=(axis, axes[1], "batch"),
         lengths=lengths,
