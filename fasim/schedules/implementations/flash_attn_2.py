@@ -151,6 +151,9 @@ def _forward(problem: Attention, gpu: Gpu, options: Options, compiled: int) -> P
             raise Refused(
                 "flash-attn-2", f"{flag(asked[0])} with dropout: its split kernel has none"
             )
+    served = split_path.serves(problem, chosen.pack_gqa, options)
+    if split_path.of_server(options) and not served:
+        chosen = split_path.Split(1, chosen.pack_gqa)
     splits = options.num_splits or chosen.num_splits
     split_kernel = splits > 1 or options.page_size is not None
     said: list[str] = []
@@ -169,7 +172,6 @@ def _forward(problem: Attention, gpu: Gpu, options: Options, compiled: int) -> P
     tiling = Tiling(rows, columns, True, splits, chosen.pack_gqa, options.page_size or 0)
     if split_kernel or chosen.pack_gqa:
         schedule = "split_kv" if splits > 1 else "decode"
-        served = split_path.serves(problem, chosen.pack_gqa, options)
         q = split_path.q_rows(problem, served)
         if served:
             copied = "O is" if q == "Q" else "Q is copied into rows of folded heads, and O"

@@ -150,17 +150,21 @@ def combine_rows(head_dim: int) -> int:
     return 4 if head_dim % 128 == 0 else 8 if head_dim % 64 == 0 else 16
 
 
+def of_server(options: Options) -> bool:
+    """Whether a server calls: `mha_varlen_fwd`, over a cache in pages that it has just written.
+
+    It splits keys only where it folds heads into rows.
+    """
+    return options.page_size is not None and options.writes_kv is True
+
+
 def serves(problem: Attention, packed: bool, options: Options) -> bool:
-    """Whether a server's call folds heads into rows: `mha_varlen_fwd`, into a tensor it is given.
+    """Whether a server's call folds heads into rows, and leaves results in another's tensors.
 
     Its kernels leave O, and without splits LSE, in the order of the folded rows. O is then copied
     into the caller's tensor in any case.
     """
-    return _of_server(options) and packed and problem.seqlen_q == 1
-
-
-def _of_server(options: Options) -> bool:
-    return options.page_size is not None and options.writes_kv is True
+    return of_server(options) and packed and problem.seqlen_q == 1
 
 
 def q_rows(problem: Attention, served: bool) -> str:
@@ -178,7 +182,7 @@ def as_compiled(mapping: Mapping, problem: Attention, splits: int, options: Opti
     return replace(
         mapping,
         start_cycles=START_CYCLES_SPLIT if splits > 1 else start,
-        lookups=SERVING_LOOKUPS if _of_server(options) else 0,
+        lookups=SERVING_LOOKUPS if of_server(options) else 0,
     )
 
 
@@ -222,7 +226,7 @@ def kernels(
         as_compiled(mapping, problem, tiling.num_splits, options),
         split_kv.Combining(
             rows,
-            combining(rows * problem.head_dim, tiling.num_splits, _of_server(options)),
+            combining(rows * problem.head_dim, tiling.num_splits, of_server(options)),
         ),
         compiled,
         split_kv.Names(q, O_ROWS if served else "O", lse),
