@@ -164,8 +164,9 @@ class _Builder:
         else:
             start = start_cycles(self.record.kernel.mapping)
             least = cycles.chain * latency + start * ticks_per_cycle
-            # The ramp holds what the first blocks wait for.
-            ramp_s, exposed = max(0.0, STREAM_RAMP_S - least / TICKS_PER_SECOND), 0.0
+            # The ramp is DRAM's, and holds what the first blocks wait for.
+            ramp_s = max(0.0, STREAM_RAMP_S * self._beyond_l2() - least / TICKS_PER_SECOND)
+            exposed = 0.0
         rate = loop_rate(
             {
                 cycles.cause: residents * issue,
@@ -229,6 +230,11 @@ class _Builder:
         """Mean latency of a kernel's loads; of those that hit, half lie in the far partition."""
         hit = (self.gpu.l2.latency_cycles + self.gpu.l2.far_latency_cycles) / 2
         return hit + max(0.0, self._dram_latency_cycles() - hit) * self._missing()
+
+    def _beyond_l2(self) -> float:
+        """Share of the bytes moved that come from DRAM or go there."""
+        moved = total(self.memory.l2).total_bytes
+        return min(1.0, total(self.memory.dram).total_bytes / moved) if moved else 0.0
 
     def _missing(self) -> float:
         """Share of the bytes read that come from DRAM."""

@@ -47,6 +47,13 @@ COMBINE_INSTRUCTIONS_OTHERS, COMBINE_SPLIT_INSTRUCTIONS = 530, 10
 COMBINE_WARPS = 4
 COMBINE_REGISTERS = 54  # 52 to 62, by the number of splits
 
+# PyTorch's strided copies, elementwise_kernel<128, 4> of bf16 and <128, 2> of fp32, as compiled for
+# sm_80 in 2.9.1, which that vLLM runs on: a thread divides its way to an element, loads and stores
+# it, then goes on to the next. O and Q have four dimensions here, LSE three.
+COPY_ELEMENTS, COPY_CYCLES, COPY_INSTRUCTIONS = 4, 800, 207  # of a thread
+LSE_COPY_ELEMENTS, LSE_COPY_CYCLES, LSE_COPY_INSTRUCTIONS = 2, 354, 89
+COPY_SOURCE = "PyTorch 2.9.1, Copy.cu, as compiled for sm_80"
+
 # vLLM's reshape_and_cache_flash_kernel for 16-bit tensors, as compiled for sm_80 in vLLM 0.14.0.
 CACHE_WRITE_WARPS = 16  # of a block, at most
 CACHE_WRITE_VECTOR = 8  # elements that a thread moves at a time
@@ -243,15 +250,22 @@ def _copy_rows(problem: Attention, source: str, target: str) -> Kernel:
     is the same too, of one sequence or one key/value head, cudaMemcpyAsync copies.
     """
     kernel = pytorch.copy_kernel(problem, source, target, ("batch", "kv_head", "q", "d"))
-    mapping = kernel.mapping
-    if min(problem.batch, problem.kv_heads) == 1:
-        mapping = replace(mapping, instructions_per_element=None, source="cudaMemcpyAsync")
+    memcpy = Mapping(4, matrix_unit="none", copy_unit="registers", source="cudaMemcpyAsync")
+    strided = Mapping(
+        warps=4,
+        matrix_unit="none",
+        copy_unit="registers",
+        instructions_per_element=COPY_INSTRUCTIONS / COPY_ELEMENTS,
+        start_cycles=COPY_CYCLES,
+        lookups=COPY_ELEMENTS - 1,
+        source=COPY_SOURCE,
+    )
     return replace(
         kernel,
         lengths={**kernel.lengths, "q": problem.group},
         tiles={"q": pytorch.rows_of_block(problem.group, problem.head_dim)},
         group=problem.group,
-        mapping=mapping,
+        mapping=strided if min(problem.batch, problem.kv_heads) > 1 else memcpy,
     )
 
 
@@ -266,6 +280,14 @@ def _copy_lse(problem: Attention) -> Kernel:
         lengths={**kernel.lengths, "q": problem.group},
         tiles={},
         tensors=tuple(Tensor(name, axes, "fp32") for name in (LSE_ROWS, "LSE")),
-        mapping=replace(kernel.mapping, warps=1),
+        mapping=Mapping(
+            warps=1,
+            matrix_unit="none",
+            copy_unit="registers",
+            instructions_per_element=LSE_COPY_INSTRUCTIONS / LSE_COPY_ELEMENTS,
+            start_cycles=LSE_COPY_CYCLES,
+            lookups=LSE_COPY_ELEMENTS - 1,
+            source=COPY_SOURCE,
+        ),
         group=problem.group,
     )
