@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 BLOCK_START_CYCLES = 300
 # From the last product to the first store: scaling, rounding, staging through shared memory.
 BLOCK_END_CYCLES = 500
-# Dependent latencies before the first tile of a paged cache.
-PAGED_LATENCIES = 3
+# Dependent latencies before the first tile of a paged cache: the sequence's length, and the page
+# table's entry. Blocks of other heads and splits read the same: they lie in L2.
+PAGED_LOOKUPS = 2
 
 
 def start_cycles(mapping: Mapping) -> int:
@@ -99,14 +100,14 @@ class Phases:
         missing = max((1 - self.resident.of(op.name) for op in first), default=0.0)
         hit = gpu.l2.far_latency_cycles
         miss = max(hit, gpu.dram.latency_s * TICKS_PER_SECOND / self.ticks_per_cycle)
-        waits = PAGED_LATENCIES if any(op.inputs for op in first) else 1
-        waits += self.record.kernel.mapping.lookups
+        tables = self.record.kernel.mapping.lookups
+        tables += PAGED_LOOKUPS if any(op.inputs for op in first) else 0
         first_bytes = sum(_bytes(op) for op in first) * self.residents
         port = first_bytes / gpu.l2.read_bytes_per_clock_per_sm
         return self._ticks(
             ("launch", start_cycles(self.record.kernel.mapping)),
-            ("dram" if missing > 0 else "l2", waits * (hit + (miss - hit) * missing)),
-            ("l2", port + self._other_loops()),
+            ("dram" if missing > 0 else "l2", hit + (miss - hit) * missing),
+            ("l2", tables * hit + port + self._other_loops()),
         )
 
     def epilogue(self, compute: float = 0.0, arrive: float = 0.0) -> Charges:
