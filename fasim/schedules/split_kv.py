@@ -12,7 +12,7 @@ of the page table for a tile of keys, then the keys themselves.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fasim.problem import Attention
 from fasim.schedules.chain import KEY, PAGE_TABLE, axes_of
@@ -31,12 +31,7 @@ class Names:
     lse: str = "LSE"
 
 
-@dataclass(frozen=True, slots=True)
-class Combining:
-    """The combining kernel: the rows of one head that a block takes, and how it runs."""
-
-    rows: int = 4
-    mapping: Mapping = Mapping(4, matrix_unit="none", copy_unit="registers")
+PLAIN = Names()
 
 
 def attend(*, splits: bool, paged: bool, names: Names) -> Callable[[Block, Attention], None]:
@@ -125,9 +120,10 @@ def kernels(
     problem: Attention,
     tiling: Tiling,
     mapping: Mapping,
-    combining: Combining = Combining(),  # noqa: B008 - immutable
+    combine_rows: int = 4,
     head_dim: int = 0,
-    names: Names = Names(),  # noqa: B008 - immutable
+    names: Names = PLAIN,
+    combining: Mapping | None = None,
 ) -> tuple[Kernel, ...]:
     """The chain: one kernel, and a combining one where the keys are split.
 
@@ -135,9 +131,10 @@ def kernels(
     heads.
 
     Args:
-        combining: the second kernel.
+        combine_rows: rows of one head that a block of the combining kernel takes.
         head_dim: of the compiled kernel, if it pads the problem's.
         names: the tensors of queries and of results.
+        combining: how the second kernel runs; with what its program takes if not given.
     """
     dtype, splits = problem.dtype, tiling.num_splits > 1
     head, group = ("kv_head", problem.group) if tiling.pack_gqa else ("head", 1)
@@ -175,9 +172,10 @@ def kernels(
         problem=problem,
         grid=("q", head, "batch"),
         lengths=lengths,
-        tiles={"q": combining.rows},
+        tiles={"q": combine_rows},
         tensors=(*partials, *outputs),
-        mapping=replace(combining.mapping, source=combining.mapping.source or mapping.source),
+        mapping=combining
+        or Mapping(4, matrix_unit="none", copy_unit="registers", source=mapping.source),
         group=group,
     )
     return first, second

@@ -151,7 +151,7 @@ def copy_back_kernel(problem: Attention) -> Kernel:
     """read dK_copy, in which the keys of one column lie side by side; write dK as K lies."""
     return Kernel(
         name="copy_dK_copy",
-        program=_copy_program("dK_copy", "dK", "k"),
+        program=copy_program("dK_copy", "dK", "k"),
         problem=problem,
         grid=("k", "kv_head", "batch"),
         lengths=axes_of(problem),
