@@ -73,8 +73,8 @@ def said(chain: Names) -> list[str]:
     """What is copied, for a plan's assumptions."""
     if chain.o != O_ROWS:
         return []
-    copied = "Q is copied into rows of folded heads, and O" if chain.q == Q_ROWS else "O is copied"
-    return [f"as in vLLM's mha_varlen_fwd, {copied} into the caller's tensor"]
+    rows = "Q is copied into rows of folded heads, and " if chain.q == Q_ROWS else ""
+    return [f"as in vLLM's mha_varlen_fwd, {rows}O is copied into the caller's tensor"]
 
 
 def kernels(
