@@ -64,3 +64,13 @@ def test_a_copy_that_changes_no_order_is_not_strided(a100: Gpu) -> None:
     assert (memcpy.start_cycles, memcpy.lookups) == (None, 0)
     assert (strided.start_cycles, strided.lookups) == (800, 3)  # an element behind the other
     assert strided.instructions_per_element == 207 / 4
+
+
+def test_what_was_counted_of_a_paged_kernel_is_not_said_of_others(a100: Gpu) -> None:
+    problem = Attention(1, 16, 1, 8192, 128, 8)
+    plain = catalog.plan(problem, a100, implementation="flash-attn-2").kernels[0].mapping
+    textbook = catalog.plan(problem, a100, "split_kv", options=Options(page_size=16))
+    (paged,) = (each.mapping for each in served(problem, a100).kernels if each.name == "split_kv")
+    assert (paged.start_cycles, paged.overhead, paged.lookups) == (1231, (99, 32, 31), 1)
+    assert (plain.start_cycles, plain.overhead, plain.lookups) == (1231, None, 0)
+    assert {each.mapping.start_cycles for each in textbook.kernels} == {None}

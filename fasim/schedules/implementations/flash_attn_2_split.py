@@ -35,6 +35,9 @@ COMPILED_SOURCE = "flash-attention's split-KV kernels, as compiled for sm_80 in 
 # flash_fwd_splitkv_kernel, tile 64 x 128, paged, up to its first copy: two divisions and addresses
 # in 64 bits; a split block divides its way to its keys besides.
 START_CYCLES, START_CYCLES_CAUSAL, START_CYCLES_SPLIT = 909, 936, 1231
+# Of an iteration of its loop besides the softmax: K and V are looked up in the page table apart, a
+# division and some thirty instructions for addresses each.
+LOOP_OVERHEAD = (99, 32, 31)
 # flash_fwd_splitkv_combine_kernel, its loop over the splits left out. Each thread divides for the
 # rows of four layouts; the warp that writes LSE, for those of as many more where LSE is not padded.
 COMBINE_CYCLES, COMBINE_CYCLES_UNPADDED = 2429, 3907  # of the warp that writes LSE
@@ -110,14 +113,18 @@ def combine_rows(head_dim: int) -> int:
 
 
 def as_compiled(mapping: Mapping, problem: Attention, tiling: Tiling) -> Mapping:
-    """The first kernel's mapping, with what its machine code does before the loop.
+    """The first kernel's mapping, with what its machine code does before the loop and, paged, in it.
 
     A plain call's heads may be folded without splits: then the kernel is not the split one.
     """
     if tiling.num_splits == 1 and not tiling.page_size:
         return mapping
     start = START_CYCLES_CAUSAL if problem.causal and problem.seqlen_q > 1 else START_CYCLES
-    return replace(mapping, start_cycles=START_CYCLES_SPLIT if tiling.num_splits > 1 else start)
+    return replace(
+        mapping,
+        start_cycles=START_CYCLES_SPLIT if tiling.num_splits > 1 else start,
+        overhead=LOOP_OVERHEAD if tiling.page_size else None,
+    )
 
 
 def combining(elements: int, splits: int, *, padded: bool = True) -> Mapping:
