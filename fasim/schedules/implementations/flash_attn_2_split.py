@@ -113,7 +113,7 @@ def combine_rows(head_dim: int) -> int:
 
 
 def as_compiled(mapping: Mapping, problem: Attention, tiling: Tiling) -> Mapping:
-    """The first kernel's mapping, with what its machine code does before the loop and, paged, in it.
+    """The first kernel's mapping, with what its machine code does before and in the loop.
 
     A plain call's heads may be folded without splits: then the kernel is not the split one.
     """
