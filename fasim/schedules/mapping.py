@@ -68,8 +68,11 @@ class Mapping:
             tiles take each other's place; otherwise the sum of its buffers.
         instructions_per_element: for streaming kernels whose compiled length is known:
             issued instructions per element; the program's own count otherwise.
-        lookups: for streaming kernels, latencies before the first load: of tables that say where
-            a block's data lie, and that the program does not read.
+        lookups: latencies beside those of the program's loads: of tables that say where a block's
+            data lie, and of threads that load one value after the other.
+        start_cycles: how long a warp alone issues before the first tile's load, or, of a streaming
+            kernel, altogether, its loop left out: by the stalls in its machine code, where a source
+            gives it, without the latencies of memory; estimated otherwise.
         overhead: what a warp issues in an iteration of the main loop for addresses, bounds and
             control, where the compiled loop is known: instructions of the integer pipe, of
             FP32's (integer multiply-adds), and others; estimated otherwise.
@@ -128,6 +131,7 @@ class Mapping:
     shared_memory_bytes: int | None = None
     instructions_per_element: float | None = None
     lookups: int = 0
+    start_cycles: int | None = None
     overhead: tuple[int, int, int] | None = None
     warp_grid: tuple[int, int] | None = None
     warp_grids: tuple[tuple[str, tuple[int, int]], ...] = ()

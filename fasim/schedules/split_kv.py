@@ -12,6 +12,7 @@ of the page table for a tile of keys, then the keys themselves.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from fasim.problem import Attention
 from fasim.schedules.chain import KEY, PAGE_TABLE, axes_of
@@ -21,14 +22,24 @@ from fasim.schedules.online_softmax import OnlineSoftmax
 from fasim.schedules.tiling import Tiling
 
 
-def attend(
-    *, splits: bool, paged: bool, q_rows: str = "Q", o_rows: str = "O"
-) -> Callable[[Block, Attention], None]:
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The tensors of queries, of their results and of LSE, where a chain copies them."""
+
+    q: str = "Q"
+    o: str = "O"
+    lse: str = "LSE"
+
+
+PLAIN = Names()
+
+
+def attend(*, splits: bool, paged: bool, names: Names) -> Callable[[Block, Attention], None]:
     """The program of the first kernel: FlashAttention-2's loop over this split's keys."""
 
     def program(block: Block, problem: Attention) -> None:
         m_rows = block.rows("q")
-        q = block.load(q_rows, m_rows)
+        q = block.load(names.q, m_rows)
         softmax = OnlineSoftmax(block, m_rows, problem.scale)
         acc_o = block.full(0.0, m_rows, block.all("d"))
         within = block.rows("split") if splits else None
@@ -44,8 +55,8 @@ def attend(
             block.store("O_partial", o, m_rows)
             block.store("LSE_partial", softmax.lse(), m_rows)
         else:
-            block.store(o_rows, o.to(problem.dtype), m_rows)
-            block.store("LSE", softmax.lse(), m_rows)
+            block.store(names.o, o.to(problem.dtype), m_rows)
+            block.store(names.lse, softmax.lse(), m_rows)
 
     return program
 
@@ -111,8 +122,8 @@ def kernels(
     mapping: Mapping,
     combine_rows: int = 4,
     head_dim: int = 0,
-    q_rows: str = "Q",
-    o_rows: str = "O",
+    names: Names = PLAIN,
+    combining: Mapping | None = None,
 ) -> tuple[Kernel, ...]:
     """The chain: one kernel, and a combining one where the keys are split.
 
@@ -122,7 +133,8 @@ def kernels(
     Args:
         combine_rows: rows of one head that a block of the combining kernel takes.
         head_dim: of the compiled kernel, if it pads the problem's.
-        q_rows, o_rows: the tensors of queries and of their results.
+        names: the tensors of queries and of results.
+        combining: how the second kernel runs; with what its program takes if not given.
     """
     dtype, splits = problem.dtype, tiling.num_splits > 1
     head, group = ("kv_head", problem.group) if tiling.pack_gqa else ("head", 1)
@@ -135,19 +147,19 @@ def kernels(
     }
     cache = tuple(Tensor(name, KEY, dtype, tiling.page_size) for name in ("K", "V"))
     table = (Tensor("page_table", PAGE_TABLE, "int32"),) if tiling.page_size else ()
-    outputs = (Tensor(o_rows, query, dtype), Tensor("LSE", rows, "fp32"))
+    outputs = (Tensor(names.o, query, dtype), Tensor(names.lse, rows, "fp32"))
     partials = (
         Tensor("O_partial", ("batch", "split", *query[1:]), "fp32"),
         Tensor("LSE_partial", ("batch", "split", *rows[1:]), "fp32"),
     )
     first = Kernel(
         name="split_kv" if splits else "decode",
-        program=attend(splits=splits, paged=bool(tiling.page_size), q_rows=q_rows, o_rows=o_rows),
+        program=attend(splits=splits, paged=bool(tiling.page_size), names=names),
         problem=problem,
         grid=("q", "split", head, "batch") if splits else ("q", "batch", head),
         lengths=lengths,
         tiles={"q": tiling.tile_m, "k": tiling.tile_n, "d": max(head_dim, problem.head_dim)},
-        tensors=(Tensor(q_rows, query, dtype), *cache, *table, *(partials if splits else outputs)),
+        tensors=(Tensor(names.q, query, dtype), *cache, *table, *(partials if splits else outputs)),
         mapping=mapping,
         descending=frozenset({"k"}) if tiling.descending else frozenset(),
         group=group,
@@ -156,13 +168,14 @@ def kernels(
         return (first,)
     second = Kernel(
         name="combine",
-        program=combine(o_rows),
+        program=combine(names.o),
         problem=problem,
         grid=("q", head, "batch"),
         lengths=lengths,
         tiles={"q": combine_rows},
         tensors=(*partials, *outputs),
-        mapping=Mapping(4, matrix_unit="none", copy_unit="registers", source=mapping.source),
+        mapping=combining
+        or Mapping(4, matrix_unit="none", copy_unit="registers", source=mapping.source),
         group=group,
     )
     return first, second

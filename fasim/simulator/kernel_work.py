@@ -19,7 +19,7 @@ from fasim.simulator.loop_rates import loop_rate, stream_rate, stream_rates
 from fasim.simulator.lowering import LoopStream, lower, main_loop
 from fasim.simulator.mechanisms import is_on
 from fasim.simulator.memory import MemoryTraffic, Residency
-from fasim.simulator.phases import BLOCK_START_CYCLES, Phases, phase_bytes
+from fasim.simulator.phases import Phases, phase_bytes, start_cycles
 from fasim.simulator.sm_engine import Rate
 from fasim.simulator.streaming import EXPOSED_LATENCIES, ITERATION_CYCLES, block_cycles
 from fasim.simulator.trips import GridTrips, Trips, grid_trips
@@ -161,11 +161,14 @@ class _Builder:
         latency = self._latency_cycles() * ticks_per_cycle
         if cycles.waits:
             least = cycles.waits * (latency + ITERATION_CYCLES * ticks_per_cycle)
-            ramp_s, exposed = STREAM_RAMP_S * self._missing(), EXPOSED_LATENCIES  # DRAM's ramp
+            ramp_s = STREAM_RAMP_S * self._missing()  # DRAM's
+            exposed = self._exposed_cycles()
         else:
-            least = cycles.chain * latency + BLOCK_START_CYCLES * ticks_per_cycle
-            # The ramp holds what the first blocks wait for.
-            ramp_s, exposed = max(0.0, STREAM_RAMP_S - least / TICKS_PER_SECOND), 0
+            start = start_cycles(self.record.kernel.mapping)
+            least = cycles.chain * latency + start * ticks_per_cycle
+            # The ramp is DRAM's, and holds what the first blocks wait for.
+            ramp_s = max(0.0, STREAM_RAMP_S * self._beyond_l2() - least / TICKS_PER_SECOND)
+            exposed = 0.0
         rate = loop_rate(
             {
                 cycles.cause: residents * issue,
@@ -176,7 +179,7 @@ class _Builder:
         extra = soft_maximum(issue, contended) - max(issue, contended)
         block = BlockClass(
             "one pass",
-            prologue=(("l2", round(exposed * latency)),),
+            prologue=(("l2", round(exposed * ticks_per_cycle)),),
             loop=rate,
             trips=TRIP_UNITS,
             loop_dram_bytes=dram_bytes,
@@ -184,6 +187,13 @@ class _Builder:
         )
         work = self._work((block,), (0,), blocks, ramp_s=ramp_s)
         return LoweredKernel(work, (), None, clock_hz)
+
+    def _exposed_cycles(self) -> float:
+        """Of a block that loads in a loop, what it waits for besides: counted, or estimated."""
+        mapping, latency = self.record.kernel.mapping, self._latency_cycles()
+        if mapping.start_cycles is None:
+            return EXPOSED_LATENCIES * latency
+        return mapping.start_cycles + mapping.lookups * latency
 
     def _exposed(self) -> float:
         """The mean share of starts and ends of blocks that nothing runs beside."""
@@ -223,6 +233,11 @@ class _Builder:
         """Mean latency of a kernel's loads; of those that hit, half lie in the far partition."""
         hit = (self.gpu.l2.latency_cycles + self.gpu.l2.far_latency_cycles) / 2
         return hit + max(0.0, self._dram_latency_cycles() - hit) * self._missing()
+
+    def _beyond_l2(self) -> float:
+        """Share of the bytes moved that come from DRAM or go there."""
+        moved = total(self.memory.l2).total_bytes
+        return min(1.0, total(self.memory.dram).total_bytes / moved) if moved else 0.0
 
     def _missing(self) -> float:
         """Share of the bytes read that come from DRAM."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fasim.readings.counting import Counter
 from fasim.schedules.language import ELEMENT_BYTES
+from fasim.schedules.mapping import Mapping
 from fasim.schedules.record import Op, Record
 from fasim.simulator.contention import exposed_burst, soft_maximum
 from fasim.simulator.mechanisms import is_on
@@ -16,12 +17,22 @@ from fasim.simulator.work import TICKS_PER_SECOND, Charges
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
 
-# From a block's start to its first load: parameters, addresses, barrier set-up.
+# From a block's start to its first load: parameters, addresses, barrier set-up; where the kernel's
+# machine code has not been counted.
 BLOCK_START_CYCLES = 300
 # From the last product to the first store: scaling, rounding, staging through shared memory.
 BLOCK_END_CYCLES = 500
-# Dependent latencies before the first tile of a paged cache.
-PAGED_LATENCIES = 3
+# Dependent latencies before the first tile of a paged cache: the sequence's length, and the page
+# table's entry. Blocks of other heads and splits read the same: they lie in L2.
+PAGED_LOOKUPS = 2
+
+
+def start_cycles(mapping: Mapping) -> int:
+    """From a block's start to its first load, memory's latencies apart: as compiled, or estimated.
+
+    Of a streaming kernel that has been counted: to its last store.
+    """
+    return mapping.start_cycles or BLOCK_START_CYCLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,25 +88,26 @@ class Phases:
 
     def start(self) -> Charges:
         """A block that sees nothing: it starts, and goes on to store what it has."""
-        return self._ticks(("launch", BLOCK_START_CYCLES))
+        return self._ticks(("launch", start_cycles(self.record.kernel.mapping)))
 
     def prologue(self) -> Charges:
         """Block start, latency of the first tiles, their bytes through the shared port.
 
         Tiles that lie in pages come last of three that wait for each other: the length of the
-        sequence, the page table's entry, the tile.
+        sequence, the page table's entry, the tile; what the mapping looks up comes before.
         """
         gpu, first = self.gpu, self._first_tiles()
         missing = max((1 - self.resident.of(op.name) for op in first), default=0.0)
         hit = gpu.l2.far_latency_cycles
         miss = max(hit, gpu.dram.latency_s * TICKS_PER_SECOND / self.ticks_per_cycle)
-        waits = PAGED_LATENCIES if any(op.inputs for op in first) else 1
+        tables = self.record.kernel.mapping.lookups
+        tables += PAGED_LOOKUPS if any(op.inputs for op in first) else 0
         first_bytes = sum(_bytes(op) for op in first) * self.residents
         port = first_bytes / gpu.l2.read_bytes_per_clock_per_sm
         return self._ticks(
-            ("launch", BLOCK_START_CYCLES),
-            ("dram" if missing > 0 else "l2", waits * (hit + (miss - hit) * missing)),
-            ("l2", port + self._other_loops()),
+            ("launch", start_cycles(self.record.kernel.mapping)),
+            ("dram" if missing > 0 else "l2", hit + (miss - hit) * missing),
+            ("l2", tables * hit + port + self._other_loops()),
         )
 
     def epilogue(self, compute: float = 0.0, arrive: float = 0.0) -> Charges:

@@ -35,7 +35,7 @@ TILINGS = st.builds(
 
 
 def chain(problem: Attention, tiling: Tiling) -> tuple[Kernel, ...]:
-    return split_kv.kernels(problem, tiling, one_buffer_each("QKV"), combine_rows=4)
+    return split_kv.kernels(problem, tiling, one_buffer_each("QKV"))
 
 
 @given(problem=problems(windows=True), tiling=TILINGS)
@@ -168,27 +168,49 @@ def test_writing_the_new_tokens_moves_them_twice(a100: Gpu) -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "kv_heads", "copied"), [(3, 2, True), (1, 2, False), (3, 1, False), (3, 8, False)]
+    ("batch", "kv_heads", "folded", "apart"),
+    [(3, 2, True, True), (1, 2, True, False), (3, 1, True, False), (3, 8, False, False)],
 )
 @pytest.mark.parametrize("keys", [40, 900])
-def test_a_server_copies_rows_that_are_no_view(
-    a100: Gpu, batch: int, kv_heads: int, copied: bool, keys: int
+def test_a_server_copies_results_and_rows_that_are_no_view(
+    a100: Gpu, batch: int, kv_heads: int, folded: bool, apart: bool, keys: int
 ) -> None:
-    """Q goes to (batch · group, kv_heads, d), a view of one sequence or of one key/value head."""
+    """Q goes to (batch · group, kv_heads, d), a view of one sequence or of one key/value head.
+
+    O comes back into the caller's tensor in any case; LSE of one split is put in order.
+    """
     problem = Attention(batch, 8, 1, keys, 64, kv_heads)
     options = Options(page_size=16, writes_kv=True)
     kernels = catalog.plan(problem, a100, implementation="flash-attn-2", options=options).kernels
     names = [kernel.name for kernel in kernels]
-    assert (names[1] == "copy_Q", names[-1] == "copy_O_rows") == (copied, copied)
+    split = folded and keys == 900
+    expected = ["copy_Q"] * apart + (["split_kv", "combine"] if split else ["decode"])
+    expected += ["copy_O_rows"] * folded + ["copy_LSE_rows"] * (apart and not split)
+    assert names == ["write_cache", *expected]
     inputs = numerics.random_inputs(problem)
-    for kernel, level in zip(
-        traffic(kernels).kernels, numerics.run(kernels, inputs).kernels, strict=True
-    ):
-        assert moved(kernel.global_) == moved(level)
-    if copied:
-        rows = batch * 8 * 64 * 2
-        assert moved(traffic(kernels).kernels[1].global_) == {"Q": (rows, 0), "Q_rows": (0, rows)}
+    levels = dict(zip(names, traffic(kernels).kernels, strict=True))
+    ran = dict(zip(names, numerics.run(kernels, inputs).kernels, strict=True))
+    assert {name: moved(level.global_) for name, level in levels.items()} == {
+        name: moved(level) for name, level in ran.items()
+    }
+    rows = batch * 8 * 64 * 2
+    forms = {
+        "copy_Q": {"Q": (rows, 0), "Q_rows": (0, rows)},
+        "copy_O_rows": {"O_rows": (rows, 0), "O": (0, rows)},
+        "copy_LSE_rows": {"LSE_rows": (batch * 8 * 4, 0), "LSE": (0, batch * 8 * 4)},
+    }
+    for name, form in forms.items():
+        assert name not in ran or moved(ran[name]) == form
     assert_right(problem, kernels, inputs)
+
+
+def test_a_server_splits_keys_only_where_it_folds_heads(a100: Gpu) -> None:
+    """`mha_varlen_fwd` asks the heuristic for folded heads alone; `mha_fwd_kvcache` always."""
+    problem = Attention(1, 16, 256, 4096, 128, 2, causal=True)
+    for writes_kv, names in ((True, ["write_cache", "decode"]), (None, ["split_kv", "combine"])):
+        options = Options(page_size=16, writes_kv=writes_kv)
+        plan = catalog.plan(problem, a100, implementation="flash-attn-2", options=options)
+        assert [kernel.name for kernel in plan.kernels] == names
 
 
 def test_memory_holds_whole_pages_and_the_partials(a100: Gpu) -> None:

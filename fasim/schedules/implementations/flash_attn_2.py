@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
 from fasim.schedules import flash2, flash2_backward, split_kv
-from fasim.schedules.implementations import flash_attn_2_backward
+from fasim.schedules.implementations import flash_attn_2_backward, vllm
 from fasim.schedules.implementations import flash_attn_2_split as split_path
 from fasim.schedules.language import Kernel
 from fasim.schedules.mapping import Mapping
@@ -26,6 +26,7 @@ from fasim.schedules.plan import (
     listed,
     warps_for,
 )
+from fasim.schedules.split_kv import PLAIN
 from fasim.schedules.tiling import Tiling
 
 if TYPE_CHECKING:
@@ -151,6 +152,9 @@ def _forward(problem: Attention, gpu: Gpu, options: Options, compiled: int) -> P
             raise Refused(
                 "flash-attn-2", f"{flag(asked[0])} with dropout: its split kernel has none"
             )
+    served = vllm.calls(options)
+    if served and not vllm.folds(problem, chosen.pack_gqa):
+        chosen = split_path.Split(1, chosen.pack_gqa)
     splits = options.num_splits or chosen.num_splits
     split_kernel = splits > 1 or options.page_size is not None
     said: list[str] = []
@@ -169,16 +173,15 @@ def _forward(problem: Attention, gpu: Gpu, options: Options, compiled: int) -> P
     tiling = Tiling(rows, columns, True, splits, chosen.pack_gqa, options.page_size or 0)
     if split_kernel or chosen.pack_gqa:
         schedule = "split_kv" if splits > 1 else "decode"
-        copied = split_path.copies_rows(problem, chosen.pack_gqa, options)
-        if copied:
-            said.append("as in mha_varlen_fwd, Q is copied into rows of folded heads, and O back")
-        mapped = mapping(warps, q=split_path.Q_ROWS if copied else "Q")
-        kernels = split_path.kernels(problem, tiling, mapped, compiled, copied=copied)
+        names = vllm.names(problem, tiling) if served else PLAIN
+        said.extend(vllm.said(names))
+        build = vllm.kernels if served else split_path.kernels
+        kernels = build(problem, tiling, mapping(warps, q=names.q), compiled)
     else:
         schedule = "flash2"
         kernels = flash2.kernels(problem, tiling, mapping(warps), compiled)
-    if options.writes_kv:
-        kernels = (split_kv.write_kernel(problem, split_path.cache_write(problem)), *kernels)
+    if options.writes_kv and not served:
+        kernels = (split_kv.write_kernel(problem, vllm.cache_write(problem)), *kernels)
     return Plan(schedule, "flash-attn-2", kernels, (rows, columns), tuple(said))
 
 

@@ -12,18 +12,15 @@ from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
 from fasim.schedules import split_kv
-from fasim.schedules.implementations import pytorch_copies
-from fasim.schedules.implementations.pytorch_elementwise import rows_of_block
 from fasim.schedules.language import Kernel
 from fasim.schedules.mapping import Mapping
-from fasim.schedules.plan import Options
+from fasim.schedules.split_kv import PLAIN, Names
 from fasim.schedules.tiling import Tiling
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
 
 SOURCE = "Dao-AILab/flash-attention v2.8.3, flash_fwd_launch_template.h and flash_api.cpp"
-Q_ROWS, O_ROWS = "Q_rows", "O_rows"  # copies, in the order of folded rows
 TILE_M = 64
 WARPS = 4
 MAX_SPLITS = 128
@@ -31,22 +28,23 @@ BLOCKS_PER_SM = 2  # that the heuristic counts on
 FULL_ENOUGH = 0.8  # of the GPU's block slots: no split beyond
 EFFICIENT_ENOUGH = 0.85  # of the best split's efficiency
 
-CACHE_WRITE_WARPS = 16  # of a block of vLLM's reshape_and_cache_flash, at most
-
-
-def cache_write(problem: Attention) -> Mapping:
-    """vLLM's reshape_and_cache_flash: a block a token, and a thread an element.
-
-    A block first looks up the token's slot. Threads move 16 bytes each, so that most have nothing
-    to do and yet take up the SM: few tokens are under way at a time.
-    """
-    return Mapping(
-        warps=min(-(-problem.kv_heads * problem.head_dim // 32), CACHE_WRITE_WARPS),
-        matrix_unit="none",
-        copy_unit="registers",
-        lookups=1,
-        source="vLLM, csrc/cache_kernels.cu",
-    )
+# As the kernels of head dimension 128 for bf16 are compiled for sm_80 in vLLM 0.14.0: how long a
+# warp alone issues, by the stalls in the machine code; 20 cycles for a result of the unit that
+# converts and inverts, 12 for one that moves to the uniform registers.
+COMPILED_SOURCE = "flash-attention's split-KV kernels, as compiled for sm_80 in vLLM 0.14.0"
+# flash_fwd_splitkv_kernel, tile 64 x 128, paged, up to its first copy: two divisions and addresses
+# in 64 bits; a split block divides its way to its keys besides.
+START_CYCLES, START_CYCLES_CAUSAL, START_CYCLES_SPLIT = 909, 936, 1231
+# Of an iteration of its loop besides the softmax: K and V are looked up in the page table apart, a
+# division and some thirty instructions for addresses each.
+LOOP_OVERHEAD = (99, 32, 31)
+# flash_fwd_splitkv_combine_kernel, its loop over the splits left out. Each thread divides for the
+# rows of four layouts; the warp that writes LSE, for those of as many more where LSE is not padded.
+COMBINE_CYCLES, COMBINE_CYCLES_UNPADDED = 2429, 3907  # of the warp that writes LSE
+COMBINE_INSTRUCTIONS, COMBINE_INSTRUCTIONS_UNPADDED = 540, 852  # likewise
+COMBINE_INSTRUCTIONS_OTHERS, COMBINE_INSTRUCTIONS_PER_SPLIT = 530, 10  # of other warps; of all
+COMBINE_WARPS = 4
+COMBINE_REGISTERS = 54  # 52 to 62, by the number of splits
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +112,41 @@ def combine_rows(head_dim: int) -> int:
     return 4 if head_dim % 128 == 0 else 8 if head_dim % 64 == 0 else 16
 
 
-def copies_rows(problem: Attention, packed: bool, options: Options) -> bool:
-    """Whether Q is copied into rows of folded heads, and O back, by kernels of their own.
+def as_compiled(mapping: Mapping, problem: Attention, tiling: Tiling) -> Mapping:
+    """The first kernel's mapping, with what its machine code does before and in the loop.
 
-    A server calls `mha_varlen_fwd`, which takes sequences end to end: it reshapes Q from
-    (batch, kv_heads, group, d) to (batch · group, kv_heads, d), no view of Q unless there is one
-    sequence or one key/value head. O has to go into the caller's tensor the same way back.
+    A plain call's heads may be folded without splits: then the kernel is not the split one.
     """
-    serving = options.page_size is not None and options.writes_kv is True
-    return serving and packed and problem.seqlen_q == 1 and min(problem.batch, problem.kv_heads) > 1
+    if tiling.num_splits == 1 and not tiling.page_size:
+        return mapping
+    start = START_CYCLES_CAUSAL if problem.causal and problem.seqlen_q > 1 else START_CYCLES
+    return replace(
+        mapping,
+        start_cycles=START_CYCLES_SPLIT if tiling.num_splits > 1 else start,
+        overhead=LOOP_OVERHEAD if tiling.page_size else None,
+    )
+
+
+def combining(elements: int, splits: int, *, padded: bool = True) -> Mapping:
+    """The second kernel: the weights of all splits behind one load, then split after split.
+
+    Args:
+        elements: of O that a block makes.
+        padded: whether LSE is padded; it is not where sequences lie end to end.
+    """
+    writing = COMBINE_INSTRUCTIONS if padded else COMBINE_INSTRUCTIONS_UNPADDED
+    others = (COMBINE_WARPS - 1) * COMBINE_INSTRUCTIONS_OTHERS
+    looping = COMBINE_WARPS * COMBINE_INSTRUCTIONS_PER_SPLIT * splits
+    return Mapping(
+        warps=COMBINE_WARPS,
+        matrix_unit="none",
+        copy_unit="registers",
+        registers_per_thread=COMBINE_REGISTERS,
+        instructions_per_element=32 * (writing + others + looping) / elements,
+        start_cycles=COMBINE_CYCLES if padded else COMBINE_CYCLES_UNPADDED,
+        lookups=1,
+        source=COMPILED_SOURCE,
+    )
 
 
 def kernels(
@@ -130,33 +154,17 @@ def kernels(
     tiling: Tiling,
     mapping: Mapping,
     compiled: int = 0,
+    names: Names = PLAIN,
     *,
-    copied: bool = False,
+    padded: bool = True,
 ) -> tuple[Kernel, ...]:
-    """The chain of a call with this tiling, in a kernel compiled for a head dimension.
+    """The chain of a call with this tiling, in kernels compiled for a head dimension.
 
     Args:
-        copied: whether the folded rows of Q and of O are copies.
+        names: the tensors of queries and of results.
+        padded: whether LSE is padded.
     """
     rows = combine_rows(max(compiled, problem.head_dim))
-    if not copied:
-        return split_kv.kernels(problem, tiling, mapping, rows, compiled)
-    return (
-        _copy_rows(problem, "Q", Q_ROWS),
-        *split_kv.kernels(problem, tiling, mapping, rows, compiled, Q_ROWS, O_ROWS),
-        _copy_rows(problem, O_ROWS, "O"),
-    )
-
-
-def _copy_rows(problem: Attention, source: str, target: str) -> Kernel:
-    """read one tensor; write it with the rows of a folded group in another order.
-
-    Folding is the layout's here: the values of a row are the same on both sides.
-    """
-    kernel = pytorch_copies.copy_kernel(problem, source, target, ("batch", "kv_head", "q", "d"))
-    return replace(
-        kernel,
-        lengths={**kernel.lengths, "q": problem.group},
-        tiles={"q": rows_of_block(problem.group, problem.head_dim)},
-        group=problem.group,
-    )
+    second = combining(rows * problem.head_dim, tiling.num_splits, padded=padded)
+    first = as_compiled(mapping, problem, tiling)
+    return split_kv.kernels(problem, tiling, first, rows, compiled, names, second)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
+from fasim.schedules import split_kv
 from fasim.schedules.implementations import flash_attn_2_split, triton
 from fasim.schedules.implementations.gpu_kernels import SOURCE
 from fasim.schedules.implementations.triton import Pick, buffers
@@ -58,7 +59,8 @@ def _launched(kernel: Kernel) -> Kernel:
 def _plan(entry: Entry, problem: Attention, gpu: Gpu, options: Options, splits: int) -> Plan:
     tile = options.tile or (PICK.tile_m, PICK.tile_n)
     tiling = Tiling(*tile, num_splits=splits, pack_gqa=True)
-    chain = flash_attn_2_split.kernels(problem, tiling, mapping(gpu))
+    rows = flash_attn_2_split.combine_rows(problem.head_dim)
+    chain = split_kv.kernels(problem, tiling, mapping(gpu), rows)
     return Plan(entry.schedule, entry.name, tuple(_launched(kernel) for kernel in chain), tile)
 
 

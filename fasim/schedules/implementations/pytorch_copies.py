@@ -25,7 +25,9 @@ from fasim.schedules.language import Block, Kernel, Tensor
 GRADIENTS = ("dQ", "dK", "dV")
 
 
-def _copy_program(pairs: dict[str, str], axis: str) -> Callable[[Block, Attention], None]:
+def copy_program(pairs: dict[str, str], axis: str) -> Callable[[Block, Attention], None]:
+    """read tensors, write others with the same values, in tiles of these rows."""
+
     def copy(block: Block, _: Attention) -> None:
         rows = block.rows(axis)
         for source, target in pairs.items():
@@ -49,7 +51,7 @@ def copy_kernel(
     axis, lengths = axes[2], axes_of(problem)
     return Kernel(
         name=f"copy_{source}",
-        program=_copy_program({source: target}, axis),
+        program=copy_program({source: target}, axis),
         problem=problem,
         grid=(axis, axes[1], "batch"),
         lengths=lengths,
@@ -94,7 +96,7 @@ def stack_kernel(problem: Attention) -> Kernel:
     copied = {f"{name}_copy": name for name in GRADIENTS}
     return Kernel(
         name="stack_gradients",
-        program=_copy_program(copied, "k"),
+        program=copy_program(copied, "k"),
         problem=problem,
         grid=("kv_head", "k", "batch"),
         lengths=axes_of(problem),
@@ -111,7 +113,7 @@ def _key_copy_kernel(problem: Attention) -> Kernel:
     """read dK_copy; write dK, as `stack_kernel` does by itself."""
     return Kernel(
         name="copy_dK_copy",
-        program=_copy_program({"dK_copy": "dK"}, "k"),
+        program=copy_program({"dK_copy": "dK"}, "k"),
         problem=problem,
         grid=("kv_head", "k", "batch"),
         lengths=axes_of(problem),

@@ -133,7 +133,8 @@ def _over_keys(name: str, problem: Attention, options: Options, num_splits: int)
         page_size=options.page_size or 0,
     )
     mapping = flash_attn_2.mapping(warps_for(tile, problem.head_dim))
-    return Plan(name, None, flash_attn_2_split.kernels(problem, tiling, mapping), tile)
+    rows = flash_attn_2_split.combine_rows(problem.head_dim)
+    return Plan(name, None, split_kv.kernels(problem, tiling, mapping, rows), tile)
 
 
 ENTRIES = (
