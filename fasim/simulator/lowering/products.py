@@ -13,7 +13,7 @@ from fasim.simulator.lowering.emitter import Emitter
 from fasim.simulator.lowering.exchange import add_partials
 from fasim.simulator.lowering.instructions import MMA_COLUMNS, MMA_K_BYTES, MMA_ROWS, WGMMA_ROWS
 from fasim.simulator.lowering.pieces import Pieces
-from fasim.simulator.stream import Item
+from fasim.simulator.stream import Item, latency_left
 
 # From the last wgmma's completion until a warp that waits for it goes on: a figure taken over
 # with the engine's other latencies; its measurement is not known.
@@ -85,7 +85,7 @@ class Products:
         instructions = ceil(rows / MMA_ROWS) * ceil(columns / MMA_COLUMNS)
         each = self.gpu.warp_instruction_cycles("mma_sync", self.tensor_dtype)
         assert each is not None  # the catalogue refuses dtypes without tensor cores
-        latency = self.gpu.tensor_core.latency_cycles
+        latency = latency_left(self.gpu.tensor_core.latency_cycles, each)
         operands = [
             (source, self._fragments(extent) if self._from_shared(op, side) else 0)
             for side, (source, extent) in enumerate(((a, rows), (b, columns)))
