@@ -6,6 +6,7 @@ did not change from v2.0.0 to v2.8.3 for the head dimensions listed.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
@@ -82,11 +83,23 @@ def _one_large_block(gpu: Gpu) -> bool:
     return memory.max_block_bytes >= large and memory.capacity_bytes < 2 * small
 
 
-def mapping(warps: int, stages: int = 1, q: str = "Q") -> Mapping:
+def guards_fragments(gpu: Gpu) -> bool:
+    """Whether the code that runs guards its fragments: what was compiled for sm_80 does.
+
+    sm_86 and sm_89 run it too. Read off the machine code of versions 2.0.8 and 2.5.7, built by CUDA
+    11.8 and 12.1: of 144 ldmatrix in the backward loop of head_dim 64, 62 and 66 wait for products.
+    """
+    return gpu.architecture in ("sm_80", "sm_86", "sm_89")
+
+
+def mapping(warps: int, stages: int = 1, q: str = "Q", *, guarded: bool = False) -> Mapping:
     """Four or eight warps, one buffer each for Q, K and V, no deeper pipeline.
 
     Per step: wait for K, barrier, issue V; S = QKᵀ; wait for V, barrier, issue the next K;
     softmax; O += PV with P in registers.
+
+    Args:
+        guarded: as `guards_fragments` says.
     """
     return Mapping(
         warps=warps,
@@ -95,6 +108,7 @@ def mapping(warps: int, stages: int = 1, q: str = "Q") -> Mapping:
         buffers=((q, 1), ("K", stages), ("V", stages)),
         wait_before=(("K", "S"), ("V", "row_max")),
         operands_in_registers=("O",),
+        guarded_fragments=guarded,
         source=SOURCE,
     )
 
@@ -114,15 +128,18 @@ def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
     backward_kernel = flash_attn_2_backward.kernel_of(gpu, compiled)
     tile, back = options.tile or (tile_m, tile_n), options.tile or backward_kernel.tile
     asked = options.tile is not None or options.warps is not None
+    guarded = guards_fragments(gpu)
 
     def forward() -> tuple[Kernel, ...]:
         chosen = warps_for(tile, compiled, "flash-attn-2", options.warps) if asked else warps
-        return flash2.kernels(problem, Tiling(*tile, descending=True), mapping(chosen), compiled)
+        mapped = mapping(chosen, guarded=guarded)
+        return flash2.kernels(problem, Tiling(*tile, descending=True), mapped, compiled)
 
     def backward() -> tuple[Kernel, ...]:
         mapped = flash_attn_2_backward.mapping(backward_kernel)
         if asked:
             mapped = flash_attn_2_backward.mapping_for(back, compiled, options.warps)
+        mapped = replace(mapped, guarded_fragments=guarded)
         return flash2_backward.kernels(problem, Tiling(*back, descending=True), mapped, compiled)
 
     kernels = chain_of(problem, forward, backward)
@@ -172,11 +189,13 @@ def _forward(problem: Attention, gpu: Gpu, options: Options, compiled: int) -> P
         copied = split_path.copies_rows(problem, chosen.pack_gqa, options)
         if copied:
             said.append("as in mha_varlen_fwd, Q is copied into rows of folded heads, and O back")
-        mapped = mapping(warps, q=split_path.Q_ROWS if copied else "Q")
+        q = split_path.Q_ROWS if copied else "Q"
+        mapped = mapping(warps, q=q, guarded=guards_fragments(gpu))
         kernels = split_path.kernels(problem, tiling, mapped, compiled, copied=copied)
     else:
         schedule = "flash2"
-        kernels = flash2.kernels(problem, tiling, mapping(warps), compiled)
+        mapped = mapping(warps, guarded=guards_fragments(gpu))
+        kernels = flash2.kernels(problem, tiling, mapped, compiled)
     if options.writes_kv:
         kernels = (split_kv.write_kernel(problem, split_path.cache_write(problem)), *kernels)
     return Plan(schedule, "flash-attn-2", kernels, (rows, columns), tuple(said))
