@@ -97,9 +97,7 @@ class Products:
         if self.body.streamed_operands(op):
             steps_of_piece = max(1, self.mapping.product_step // self.k_elements)
             self.pieces.arrive(op, 0)
-        fragments = Fragments(
-            self.emitter, operands, steps, guarded=self.mapping.guarded_fragments
-        )
+        fragments = Fragments(self.emitter, operands, steps, guarded=self.mapping.guarded_fragments)
         previous: list[int] = []
         for step in range(steps):
             if steps_of_piece and (step + 1 == steps or (step + 1) % steps_of_piece == 0):
