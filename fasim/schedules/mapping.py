@@ -36,8 +36,8 @@ class Mapping:
             pipes are ready; otherwise they stay in the order of the program.
         guarded_fragments: a fragment of mma.sync is fetched into registers that products have read
             once all products issued so far have ended: the compiler guards their operands by a
-            scoreboard that they set then (ptxas 11.8 and 12.1, for sm_80). Otherwise the next
-            step's are fetched beside this step's products (ptxas 12.9; any for sm_90).
+            scoreboard that they set then (ptxas 11.8 to 12.3, for sm_80 and sm_89). Otherwise the
+            next step's are fetched beside this step's products (ptxas 12.4 on; any for sm_90).
         joins_products: the block joins behind each wgmma that the loop waits for.
         delayed: matmuls issued an iteration late, right behind the next tile's first: the
             softmax in between runs beside them (FlashAttention-3, intra-warpgroup overlap).

@@ -3,7 +3,7 @@
 import pytest
 
 from fasim.hardware import Gpu, load, with_overrides
-from fasim.problem import Attention, ProblemError
+from fasim.problem import Attention, Direction, ProblemError
 from fasim.schedules import catalog
 from fasim.schedules.fit import overflow
 from fasim.schedules.plan import Options, Refused
@@ -92,6 +92,27 @@ def test_flash_attn_2_backward_takes_the_tiles_of_its_table(
     assert main.descending == {"q"}
     assert use.shared_memory_bytes == shared_memory_kib * 1024
     assert residency(use, load(gpu).gpu).blocks_per_sm == 1
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward", "both"])
+@pytest.mark.parametrize(("gpu", "guarded"), [("a100", True), ("rtx4090", True), ("h100", False)])
+def test_flash_attn_2_guards_its_fragments_where_code_for_sm_80_runs(
+    gpu: str, guarded: bool, direction: Direction
+) -> None:
+    problem = Attention(4, 16, 1024, 1024, 64, direction=direction)
+    for name, expected in (("flash-attn-2", guarded), ("pytorch-flash", False)):
+        kernels = catalog.plan(problem, load(gpu).gpu, implementation=name).kernels
+        loops = [each for each in kernels if each.mapping.matrix_unit == "mma.sync"]
+        assert loops
+        assert {each.mapping.guarded_fragments for each in loops} == {expected}
+
+
+def test_flash_attn_2_backward_has_the_overhead_that_was_counted() -> None:
+    """Of d = 64 on A100: PRMT for stores of halves, R2UR for addresses."""
+    for gpu, head_dim, overhead in (("a100", 64, (73, 28, 51)), ("rtx4090", 64, (38, 11, 12))):
+        problem = Attention(1, 8, 1024, 1024, head_dim, direction="backward")
+        plan = catalog.plan(problem, load(gpu).gpu, implementation="flash-attn-2")
+        assert plan.kernels[1].mapping.overhead == overhead
 
 
 def test_a_head_dimension_between_two_kernels_is_said(a100: Gpu) -> None:

@@ -30,8 +30,8 @@ class BackwardKernel:
             the rest of the eight lie side by side.
         v_in_registers: V is read from shared memory once, and its place taken by P and dS.
         q_buffers: two, where there is room.
-        overhead: of its loop (`Mapping.overhead`), counted in version 2.0.8 as CUDA 11.8 compiled it
-            for sm_80: without dropout or mask, tiles whole.
+        overhead: of its loop (`Mapping.overhead`), counted in version 2.0.8 as CUDA 11.8 compiled
+            it for sm_80: without dropout or mask, tiles whole.
     """
 
     tile: Tile

@@ -67,17 +67,18 @@ class Fragments:
         alone = min(left, count) - 1 if last and left else 0
         return [count - alone, *([1] * alone)]
 
-    def behind(self, product: int, part: int, group: int, groups: int) -> None:
+    def behind(self, product: int, group: int, groups: int, *, ends: bool) -> None:
         """Right behind a part of a group: fetches into the registers that nothing reads any more.
 
         Args:
             product: the item that was issued last.
+            ends: whether it ends the group.
         """
         if not self.guarded or self._comes >= self.steps:
             return
         left, right = (loads for _, loads in self.operands)
         freed = [0] if group + 1 == groups and left else []
-        if part == 0 and right:
+        if ends and right:
             freed.append(1)
         for side in freed:
             fetched = self._fetch(side)

@@ -118,12 +118,12 @@ class Products:
                     needs.append(previous[group])
                 unique = tuple((n, 0) for n in dict.fromkeys(needs))
                 done = 0
-                for part, alike in enumerate(fragments.parts(count, group, groups)):
+                for alike in fragments.parts(count, group, groups):
                     busy = cycles * (done + alike) // count - cycles * done // count
                     item = Item("tensor", alike, busy, latency, unique, name=op.name)
                     product = self.emitter.append(item)
-                    fragments.behind(product, part, group, groups)
                     done += alike
+                    fragments.behind(product, group, groups, ends=done == count)
                 products.append(product)
                 self.copies.fill_share(groups * (steps - step) - group)
             previous = products
