@@ -6,6 +6,7 @@ from fasim.hardware import Gpu, load, with_overrides
 from fasim.problem import Attention, Direction, ProblemError
 from fasim.schedules import catalog
 from fasim.schedules.fit import overflow
+from fasim.schedules.implementations.ptxas import guards_fragments
 from fasim.schedules.plan import Options, Refused
 from fasim.schedules.record import record
 from fasim.schedules.residency import block_use, residency
@@ -105,6 +106,23 @@ def test_flash_attn_2_guards_its_fragments_where_code_for_sm_80_runs(
         loops = [each for each in kernels if each.mapping.matrix_unit == "mma.sync"]
         assert loops
         assert {each.mapping.guarded_fragments for each in loops} == {expected}
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_triton_2_1_guards_its_fragments(direction: Direction) -> None:
+    problem = Attention(4, 16, 1024, 1024, 64, direction=direction)
+    kernels = catalog.plan(problem, load("a100").gpu, implementation="triton-2.1").kernels
+    assert any(each.mapping.guarded_fragments for each in kernels)
+
+
+def test_ptxas_guards_fragments_up_to_12_3_and_not_for_hopper() -> None:
+    a100, h100 = load("a100").gpu, load("h100").gpu
+    assert [guards_fragments(a100, version) for version in ((11, 8), (12, 3), (12, 4))] == [
+        True,
+        True,
+        False,
+    ]
+    assert not guards_fragments(h100, (11, 8))
 
 
 def test_flash_attn_2_backward_has_the_overhead_that_was_counted() -> None:

@@ -13,6 +13,7 @@ from fasim.problem import Attention
 from fasim.schedules import flash2, flash2_backward, split_kv
 from fasim.schedules.implementations import flash_attn_2_backward
 from fasim.schedules.implementations import flash_attn_2_split as split_path
+from fasim.schedules.implementations.ptxas import guards_fragments
 from fasim.schedules.language import Kernel
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.plan import (
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from fasim.hardware import Gpu
 
 SOURCE = "Dao-AILab/flash-attention v2.8.3, flash_fwd_launch_template.h"
+CUDA = (12, 1)  # what compiled it when most of it was measured: 11.8 for 2.0.8, 12.1 for 2.5.7
 HEAD_DIMS = (32, 64, 96, 128, 192, 256)
 DTYPES = ("fp16", "bf16")
 SPLIT_OPTIONS = ("num_splits", "pack_gqa", "page_size", "writes_kv")
@@ -83,16 +85,6 @@ def _one_large_block(gpu: Gpu) -> bool:
     return memory.max_block_bytes >= large and memory.capacity_bytes < 2 * small
 
 
-def guards_fragments(gpu: Gpu) -> bool:
-    """Whether the code that runs guards its fragments: what was compiled for sm_80 does.
-
-    sm_86 and sm_89 run it too. Read off the machine code of versions 2.0.8 and 2.5.7, built by CUDA
-    11.8 and 12.1: of 144 ldmatrix in the backward loop of head_dim 64, 62 and 66 wait for products.
-    ptxas of CUDA 12.2 and 12.3 does the same, that of 12.4 no longer.
-    """
-    return gpu.architecture in ("sm_80", "sm_86", "sm_89")
-
-
 def mapping(warps: int, stages: int = 1, q: str = "Q", *, guarded: bool = False) -> Mapping:
     """Four or eight warps, one buffer each for Q, K and V, no deeper pipeline.
 
@@ -100,7 +92,7 @@ def mapping(warps: int, stages: int = 1, q: str = "Q", *, guarded: bool = False)
     softmax; O += PV with P in registers.
 
     Args:
-        guarded: as `guards_fragments` says.
+        guarded: `Mapping.guarded_fragments`.
     """
     return Mapping(
         warps=warps,
@@ -129,7 +121,7 @@ def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
     backward_kernel = flash_attn_2_backward.kernel_of(gpu, compiled)
     tile, back = options.tile or (tile_m, tile_n), options.tile or backward_kernel.tile
     asked = options.tile is not None or options.warps is not None
-    guarded = guards_fragments(gpu)
+    guarded = guards_fragments(gpu, CUDA)
 
     def forward() -> tuple[Kernel, ...]:
         chosen = warps_for(tile, compiled, "flash-attn-2", options.warps) if asked else warps
@@ -191,11 +183,11 @@ def _forward(problem: Attention, gpu: Gpu, options: Options, compiled: int) -> P
         if copied:
             said.append("as in mha_varlen_fwd, Q is copied into rows of folded heads, and O back")
         q = split_path.Q_ROWS if copied else "Q"
-        mapped = mapping(warps, q=q, guarded=guards_fragments(gpu))
+        mapped = mapping(warps, q=q, guarded=guards_fragments(gpu, CUDA))
         kernels = split_path.kernels(problem, tiling, mapped, compiled, copied=copied)
     else:
         schedule = "flash2"
-        mapped = mapping(warps, guarded=guards_fragments(gpu))
+        mapped = mapping(warps, guarded=guards_fragments(gpu, CUDA))
         kernels = flash2.kernels(problem, tiling, mapped, compiled)
     if options.writes_kv:
         kernels = (split_kv.write_kernel(problem, split_path.cache_write(problem)), *kernels)
