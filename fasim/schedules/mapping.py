@@ -34,6 +34,10 @@ class Mapping:
             otherwise each at the first wait point after its buffer's last use.
         list_scheduled: the compiler orders instructions between barriers by when operands and
             pipes are ready; otherwise they stay in the order of the program.
+        guarded_fragments: a fragment of mma.sync is fetched into registers that products have read
+            once all products issued so far have ended: the compiler guards their operands by a
+            scoreboard that they set then (ptxas 11.8 to 12.3, for sm_80 and sm_89). Otherwise the
+            next step's are fetched beside this step's products (ptxas 12.4 on; any for sm_90).
         joins_products: the block joins behind each wgmma that the loop waits for.
         delayed: matmuls issued an iteration late, right behind the next tile's first: the
             softmax in between runs beside them (FlashAttention-3, intra-warpgroup overlap).
@@ -112,6 +116,7 @@ class Mapping:
     wait_before: tuple[tuple[str, str], ...] = ()
     copies_last: bool = False
     list_scheduled: bool = False
+    guarded_fragments: bool = False
     joins_products: bool = False
     delayed: tuple[str, ...] = ()
     ping_pong: bool = False

@@ -20,7 +20,7 @@ from fasim.simulator.compiled_needs import COPY, PRODUCT, WAITS, Need, needs_of
 from fasim.simulator.lowering.exchange import SHUFFLE_BYTES
 from fasim.simulator.lowering.instructions import COPY_BYTES, WGMMA_ROWS
 from fasim.simulator.lowering.products import WGMMA_WAIT_CYCLES
-from fasim.simulator.stream import Item, Stream
+from fasim.simulator.stream import Item, Stream, latency_left
 
 if TYPE_CHECKING:
     from fasim.hardware import Gpu
@@ -94,7 +94,7 @@ class _Reader:
             pipe = _PIPES[name]
             lanes = {"fp32": gpu.fp32, "alu": gpu.alu, "sfu": gpu.sfu}[pipe]
             cycles = max(1, round(WARP * gpu.sm.schedulers / lanes.lanes))
-            return Item(pipe, 1, cycles, lanes.latency_cycles)
+            return Item(pipe, 1, cycles, latency_left(lanes.latency_cycles, cycles))
         if name in ("HMMA", PRODUCT):
             return self._product(each)
         if name == COPY:
@@ -111,7 +111,8 @@ class _Reader:
         if each.name != PRODUCT:
             cycles = gpu.warp_instruction_cycles("mma_sync", TENSOR_DTYPE[dtype])
             assert cycles is not None  # the catalogue refuses dtypes without tensor cores
-            return Item("tensor", 1, round(cycles), gpu.tensor_core.latency_cycles)
+            left = latency_left(gpu.tensor_core.latency_cycles, cycles)
+            return Item("tensor", 1, round(cycles), left)
         shape = _WGMMA_SHAPE.search(each.opcode)
         rate = gpu.tensor_core.flops_per_clock[TENSOR_DTYPE[dtype]]
         assert shape is not None
@@ -142,7 +143,8 @@ class _Reader:
         memory = self.gpu.shared_memory
         share = memory.bytes_per_clock / self.gpu.sm.schedulers
         cycles = max(1, round(moved_bytes / share))
-        return Item("shared_memory", 1, cycles, memory.latency_cycles)
+        left = latency_left(memory.latency_cycles, SHUFFLE_BYTES / share)
+        return Item("shared_memory", 1, cycles, left)
 
     def arriving(self, items: Sequence[Item]) -> dict[int, list[Item]]:
         """What copies write into shared memory, spread over the products: behind which, what."""

@@ -40,6 +40,17 @@ class Barrier:
             )
 
 
+def latency_left(latency_cycles: float, pipe_cycles: float) -> int:
+    """What is left of a latency when an instruction leaves its pipe: an `Item` counts from there.
+
+    Args:
+        latency_cycles: from issue to use, as profiles have it: a measured chain of dependent
+            instructions, each with its own time in the pipe.
+        pipe_cycles: that one instruction occupies the pipe.
+    """
+    return max(0, round(latency_cycles - pipe_cycles))
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """A group of like instructions of one warp, issued back to back to one pipe.

@@ -3,9 +3,10 @@
 import pytest
 
 from fasim.hardware import Gpu, load, with_overrides
-from fasim.problem import Attention, ProblemError
+from fasim.problem import Attention, Direction, ProblemError
 from fasim.schedules import catalog
 from fasim.schedules.fit import overflow
+from fasim.schedules.implementations.ptxas import guards_fragments
 from fasim.schedules.plan import Options, Refused
 from fasim.schedules.record import record
 from fasim.schedules.residency import block_use, residency
@@ -92,6 +93,44 @@ def test_flash_attn_2_backward_takes_the_tiles_of_its_table(
     assert main.descending == {"q"}
     assert use.shared_memory_bytes == shared_memory_kib * 1024
     assert residency(use, load(gpu).gpu).blocks_per_sm == 1
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward", "both"])
+@pytest.mark.parametrize(("gpu", "guarded"), [("a100", True), ("rtx4090", True), ("h100", False)])
+def test_flash_attn_2_guards_its_fragments_where_code_for_sm_80_runs(
+    gpu: str, guarded: bool, direction: Direction
+) -> None:
+    problem = Attention(4, 16, 1024, 1024, 64, direction=direction)
+    for name, expected in (("flash-attn-2", guarded), ("pytorch-flash", False)):
+        kernels = catalog.plan(problem, load(gpu).gpu, implementation=name).kernels
+        loops = [each for each in kernels if each.mapping.matrix_unit == "mma.sync"]
+        assert loops
+        assert {each.mapping.guarded_fragments for each in loops} == {expected}
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_triton_2_1_guards_its_fragments(direction: Direction) -> None:
+    problem = Attention(4, 16, 1024, 1024, 64, direction=direction)
+    kernels = catalog.plan(problem, load("a100").gpu, implementation="triton-2.1").kernels
+    assert any(each.mapping.guarded_fragments for each in kernels)
+
+
+def test_ptxas_guards_fragments_up_to_12_3_and_not_for_hopper() -> None:
+    a100, h100 = load("a100").gpu, load("h100").gpu
+    assert [guards_fragments(a100, version) for version in ((11, 8), (12, 3), (12, 4))] == [
+        True,
+        True,
+        False,
+    ]
+    assert not guards_fragments(h100, (11, 8))
+
+
+def test_flash_attn_2_backward_has_the_overhead_that_was_counted() -> None:
+    """Of d = 64 on A100: PRMT for stores of halves, R2UR for addresses."""
+    for gpu, head_dim, overhead in (("a100", 64, (73, 28, 51)), ("rtx4090", 64, (38, 11, 12))):
+        problem = Attention(1, 8, 1024, 1024, head_dim, direction="backward")
+        plan = catalog.plan(problem, load(gpu).gpu, implementation="flash-attn-2")
+        assert plan.kernels[1].mapping.overhead == overhead
 
 
 def test_a_head_dimension_between_two_kernels_is_said(a100: Gpu) -> None:

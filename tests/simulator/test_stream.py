@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fasim.simulator.stream import Barrier, Item, Stream
+from fasim.simulator.stream import Barrier, Item, Stream, latency_left
 
 
 def test_streams_that_cannot_run_are_refused() -> None:
@@ -30,3 +30,9 @@ def test_an_item_is_called_and_charged_by_its_pipe_unless_told_otherwise() -> No
     assert (Item("sfu", 1, 8).name, Item("sfu", 1, 8).cause) == ("sfu", "sfu")
     load = Item("copy", 1, 8, cause="l2", name="load K")
     assert (load.name, load.cause) == ("load K", "l2")
+
+
+def test_a_latency_holds_the_instructions_own_time_in_its_pipe() -> None:
+    assert latency_left(24.7, 8) == 17
+    assert latency_left(4, 2) == 2
+    assert latency_left(4, 8) == 0

@@ -6,12 +6,14 @@ did not change from v2.0.0 to v2.8.3 for the head dimensions listed.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
 from fasim.schedules import flash2, flash2_backward, split_kv
 from fasim.schedules.implementations import flash_attn_2_backward, vllm
 from fasim.schedules.implementations import flash_attn_2_split as split_path
+from fasim.schedules.implementations.ptxas import guards_fragments
 from fasim.schedules.language import Kernel
 from fasim.schedules.mapping import Mapping
 from fasim.schedules.plan import (
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from fasim.hardware import Gpu
 
 SOURCE = "Dao-AILab/flash-attention v2.8.3, flash_fwd_launch_template.h"
+CUDA = (12, 1)  # what compiled it when most of it was measured: 11.8 for 2.0.8, 12.1 for 2.5.7
 HEAD_DIMS = (32, 64, 96, 128, 192, 256)
 DTYPES = ("fp16", "bf16")
 SPLIT_OPTIONS = ("num_splits", "pack_gqa", "page_size", "writes_kv")
@@ -83,11 +86,14 @@ def _one_large_block(gpu: Gpu) -> bool:
     return memory.max_block_bytes >= large and memory.capacity_bytes < 2 * small
 
 
-def mapping(warps: int, stages: int = 1, q: str = "Q") -> Mapping:
+def mapping(warps: int, stages: int = 1, q: str = "Q", *, guarded: bool = False) -> Mapping:
     """Four or eight warps, one buffer each for Q, K and V, no deeper pipeline.
 
     Per step: wait for K, barrier, issue V; S = QKᵀ; wait for V, barrier, issue the next K;
     softmax; O += PV with P in registers.
+
+    Args:
+        guarded: `Mapping.guarded_fragments`.
     """
     return Mapping(
         warps=warps,
@@ -96,6 +102,7 @@ def mapping(warps: int, stages: int = 1, q: str = "Q") -> Mapping:
         buffers=((q, 1), ("K", stages), ("V", stages)),
         wait_before=(("K", "S"), ("V", "row_max")),
         operands_in_registers=("O",),
+        guarded_fragments=guarded,
         source=SOURCE,
     )
 
@@ -115,15 +122,18 @@ def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
     backward_kernel = flash_attn_2_backward.kernel_of(gpu, compiled)
     tile, back = options.tile or (tile_m, tile_n), options.tile or backward_kernel.tile
     asked = options.tile is not None or options.warps is not None
+    guarded = guards_fragments(gpu, CUDA)
 
     def forward() -> tuple[Kernel, ...]:
         chosen = warps_for(tile, compiled, "flash-attn-2", options.warps) if asked else warps
-        return flash2.kernels(problem, Tiling(*tile, descending=True), mapping(chosen), compiled)
+        mapped = mapping(chosen, guarded=guarded)
+        return flash2.kernels(problem, Tiling(*tile, descending=True), mapped, compiled)
 
     def backward() -> tuple[Kernel, ...]:
         mapped = flash_attn_2_backward.mapping(backward_kernel)
         if asked:
             mapped = flash_attn_2_backward.mapping_for(back, compiled, options.warps)
+        mapped = replace(mapped, guarded_fragments=guarded)
         return flash2_backward.kernels(problem, Tiling(*back, descending=True), mapped, compiled)
 
     kernels = chain_of(problem, forward, backward)
@@ -176,10 +186,13 @@ def _forward(problem: Attention, gpu: Gpu, options: Options, compiled: int) -> P
         names = vllm.names(problem, tiling) if served else PLAIN
         said.extend(vllm.said(names))
         build = vllm.kernels if served else split_path.kernels
-        kernels = build(problem, tiling, mapping(warps, q=names.q), compiled)
+        cuda = vllm.CUDA if served else CUDA
+        mapped = mapping(warps, q=names.q, guarded=guards_fragments(gpu, cuda))
+        kernels = build(problem, tiling, mapped, compiled)
     else:
         schedule = "flash2"
-        kernels = flash2.kernels(problem, tiling, mapping(warps), compiled)
+        mapped = mapping(warps, guarded=guards_fragments(gpu, CUDA))
+        kernels = flash2.kernels(problem, tiling, mapped, compiled)
     if options.writes_kv and not served:
         kernels = (split_kv.write_kernel(problem, vllm.cache_write(problem)), *kernels)
     return Plan(schedule, "flash-attn-2", kernels, (rows, columns), tuple(said))

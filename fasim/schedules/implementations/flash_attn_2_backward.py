@@ -30,6 +30,8 @@ class BackwardKernel:
             the rest of the eight lie side by side.
         v_in_registers: V is read from shared memory once, and its place taken by P and dS.
         q_buffers: two, where there is room.
+        overhead: of its loop (`Mapping.overhead`), counted in version 2.0.8 as CUDA 11.8 compiled
+            it for sm_80: without dropout or mask, tiles whole.
     """
 
     tile: Tile
@@ -39,19 +41,20 @@ class BackwardKernel:
     v_in_registers: bool
     q_buffers: int = 2
     least_bytes: int = 0
+    overhead: tuple[int, int, int] | None = None
 
 
 # Without dropout, by compiled head dimension; the first that fits is taken.
 _KERNELS: dict[int, tuple[BackwardKernel, ...]] = {
-    32: (BackwardKernel((128, 128), 4, 4, 4, True),),
+    32: (BackwardKernel((128, 128), 4, 4, 4, True, overhead=(52, 11, 12)),),
     64: (
-        BackwardKernel((128, 128), 4, 4, 4, False, least_bytes=144 * KIB),
-        BackwardKernel((64, 128), 2, 4, 4, True),
+        BackwardKernel((128, 128), 4, 4, 4, False, least_bytes=144 * KIB, overhead=(73, 28, 51)),
+        BackwardKernel((64, 128), 2, 4, 4, True, overhead=(38, 11, 12)),
     ),
     96: (BackwardKernel((64, 128), 2, 4, 4, True),),
     128: (
-        BackwardKernel((64, 128), 2, 4, 2, False, least_bytes=144 * KIB),
-        BackwardKernel((64, 64), 4, 2, 2, True),
+        BackwardKernel((64, 128), 2, 4, 2, False, least_bytes=144 * KIB, overhead=(38, 14, 28)),
+        BackwardKernel((64, 64), 4, 2, 2, True, overhead=(38, 12, 13)),
     ),
     192: (
         BackwardKernel((64, 64), 4, 2, 2, False, least_bytes=136 * KIB),
@@ -91,6 +94,7 @@ def mapping(kernel: BackwardKernel) -> Mapping:
         buffers=(("Q", kernel.q_buffers), ("dO", 1), ("K", 1), *v),
         wait_before=(("dO", "S"),),
         registers_per_thread=255,
+        overhead=kernel.overhead,
         warp_grid=(kernel.score_rows, WARPS // kernel.score_rows),
         warp_grids=(("dV", keys), ("dK", keys), ("dQ", queries)),
         source=SOURCE,

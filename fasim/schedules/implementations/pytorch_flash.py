@@ -21,8 +21,14 @@ SOURCE = "libtorch_cuda.so of torch 2.15, disassembled; pytorch/pytorch aten/...
 
 def _build(problem: Attention, gpu: Gpu, options: Options) -> Plan:
     plan = flash_attn_2.ENTRY.build(problem, gpu, options)
+    # Compiled by a ptxas of 2025, which guards no fragments.
     kernels = tuple(
-        replace(kernel, mapping=replace(kernel.mapping, fast_math=False, source=SOURCE))
+        replace(
+            kernel,
+            mapping=replace(
+                kernel.mapping, fast_math=False, guarded_fragments=False, source=SOURCE
+            ),
+        )
         for kernel in plan.kernels
     )
     return replace(plan, implementation="pytorch-flash", kernels=kernels)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fasim.problem import Attention
 from fasim.schedules import flash2, one_pass
+from fasim.schedules.implementations.ptxas import guards_fragments
 from fasim.schedules.implementations.triton import Pick, forward_mapping
 from fasim.schedules.language import Kernel
 from fasim.schedules.mapping import Mapping
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 SOURCE = "triton 2.1.0, triton/ops/flash_attention.py; registers and spills as it compiles it"
 DTYPES = ("fp16", "bf16")
 HEAD_DIMS = (16, 32, 64, 128)
+CUDA = (12, 1)  # of the ptxas that comes with it
 ROWS = 128  # of Q in either direction, and of K/V in backward
 FORWARD_COLUMNS, FORWARD_STAGES = 64, 4
 BACKWARD_WARPS = 8
@@ -86,12 +88,14 @@ def _build(problem: Attention, gpu: Gpu, _options: Options) -> Plan:
         usual = forward_mapping(gpu, Pick(ROWS, FORWARD_COLUMNS, warps, FORWARD_STAGES), SOURCE)
         # Triton 2.1 keeps a tile a stage in shared memory, of K and of V.
         kept = (("Q", 1), ("K", FORWARD_STAGES), ("V", FORWARD_STAGES))
-        mapping = replace(usual, buffers=kept, masks_every_tile=True)
+        guarded = guards_fragments(gpu, CUDA)
+        mapping = replace(usual, buffers=kept, guarded_fragments=guarded, masks_every_tile=True)
         (kernel,) = flash2.kernels(problem, Tiling(ROWS, FORWARD_COLUMNS), mapping)
         return (replace(kernel, grid=("q", "head", "batch")),)
 
     def backward() -> tuple[Kernel, ...]:
-        mapping = backward_mapping(problem, parallel=parallel)
+        usual = backward_mapping(problem, parallel=parallel)
+        mapping = replace(usual, guarded_fragments=guards_fragments(gpu, CUDA))
         return one_pass.kernels(problem, Tiling(ROWS, ROWS), mapping, parallel=parallel)
 
     chain = chain_of(problem, forward, backward)

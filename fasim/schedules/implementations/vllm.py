@@ -25,6 +25,7 @@ from fasim.schedules.split_kv import PLAIN, Names
 from fasim.schedules.tiling import Tiling
 
 Q_ROWS, O_ROWS, LSE_ROWS = "Q_rows", "O_rows", "LSE_rows"  # in the order of folded rows
+CUDA = (12, 8)  # of PyTorch 2.9.1's build, for which vLLM's kernels are compiled
 # Where a sequence begins is read before its length.
 LOOKUPS = 1
 

@@ -11,7 +11,10 @@ from fasim.hardware.gpu import WARP
 from fasim.schedules.record import Op
 from fasim.simulator.lowering.body import LoopBody
 from fasim.simulator.lowering.instructions import COPY_BYTES, Arithmetic
-from fasim.simulator.stream import Item
+from fasim.simulator.stream import Item, latency_left
+
+# What a warp's plain load moves, four bytes a lane: shared memory's latency is that of one.
+LOAD_BYTES = 4 * WARP
 
 
 class Emitter:
@@ -67,7 +70,7 @@ class Emitter:
                 pipe,
                 instructions,
                 cycles,
-                lanes.latency_cycles,
+                latency_left(lanes.latency_cycles, cycles / instructions),
                 _now(needs),
                 asynchronous=asynchronous,
                 name=name,
@@ -91,7 +94,7 @@ class Emitter:
                 "shared_memory",
                 max(1, round(count)),
                 max(1, round(moved_bytes / share)),
-                memory.latency_cycles,
+                latency_left(memory.latency_cycles, LOAD_BYTES / share),
                 _now(needs),
                 asynchronous=asynchronous,
                 name=name,

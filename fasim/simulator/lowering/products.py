@@ -11,9 +11,10 @@ from fasim.simulator.lowering.body import LoopBody
 from fasim.simulator.lowering.copies import Copies
 from fasim.simulator.lowering.emitter import Emitter
 from fasim.simulator.lowering.exchange import add_partials
+from fasim.simulator.lowering.fragments import Fragments, share
 from fasim.simulator.lowering.instructions import MMA_COLUMNS, MMA_K_BYTES, MMA_ROWS, WGMMA_ROWS
 from fasim.simulator.lowering.pieces import Pieces
-from fasim.simulator.stream import Item
+from fasim.simulator.stream import Item, latency_left
 
 # From the last wgmma's completion until a warp that waits for it goes on: a figure taken over
 # with the engine's other latencies; its measurement is not known.
@@ -73,7 +74,7 @@ class Products:
         return self.body.is_buffered(source) or self.body.is_staged(source)
 
     def _mma(self, op: Op, sums: list[int]) -> None:
-        """mma.sync: fragments come by ldmatrix, the next k-step's between this step's products.
+        """mma.sync: fragments come by ldmatrix, ahead of the step that multiplies them.
 
         A step is cut into groups, one for each fragment of B: a group waits for that fragment,
         and for all of A's. Where operands come in pieces, the next piece must be there before the
@@ -85,7 +86,7 @@ class Products:
         instructions = ceil(rows / MMA_ROWS) * ceil(columns / MMA_COLUMNS)
         each = self.gpu.warp_instruction_cycles("mma_sync", self.tensor_dtype)
         assert each is not None  # the catalogue refuses dtypes without tensor cores
-        latency = self.gpu.tensor_core.latency_cycles
+        latency = latency_left(self.gpu.tensor_core.latency_cycles, each)
         operands = [
             (source, self._fragments(extent) if self._from_shared(op, side) else 0)
             for side, (source, extent) in enumerate(((a, rows), (b, columns)))
@@ -96,33 +97,36 @@ class Products:
         if self.body.streamed_operands(op):
             steps_of_piece = max(1, self.mapping.product_step // self.k_elements)
             self.pieces.arrive(op, 0)
-        fetched = [[self._fragment(source) for _ in range(loads)] for source, loads in operands]
+        fragments = Fragments(self.emitter, operands, steps, guarded=self.mapping.guarded_fragments)
         previous: list[int] = []
         for step in range(steps):
             if steps_of_piece and (step + 1 == steps or (step + 1) % steps_of_piece == 0):
                 self.pieces.arrive(op, step // steps_of_piece + 1)
+            fragments.begin(step)
             products: list[int] = []
-            following: list[list[int]] = [[], []]
             parts = [n for index in in_registers for n in self.emitter.part(index, step, steps)]
             if step == 0:
                 parts += [*self.emitter.after(op.inputs[2:]), *sums]
             for group in range(groups):
-                count = _share(instructions, group, groups)
+                count = share(instructions, group, groups)
                 begin, end = instructions * group, instructions * (group + 1)
                 cycles = round(end * each / groups) - round(begin * each / groups)
-                if step + 1 < steps:
-                    for into, (source, loads) in zip(following, operands, strict=True):
-                        fetches = range(_share(loads, group, groups))
-                        into += [self._fragment(source) for _ in fetches]
-                needs = [*parts, *fetched[0], *fetched[1][group : group + 1]]
+                fragments.beside(group, groups)
+                needs = [*parts, *fragments.needs(step, group)]
                 # The same accumulators, a step ago: waited for only if the step is that short.
                 if previous and instructions * each < latency:
                     needs.append(previous[group])
                 unique = tuple((n, 0) for n in dict.fromkeys(needs))
-                item = Item("tensor", count, cycles, latency, unique, name=op.name)
-                products.append(self.emitter.append(item))
+                done = 0
+                for alike in fragments.parts(count, group, groups):
+                    busy = cycles * (done + alike) // count - cycles * done // count
+                    item = Item("tensor", alike, busy, latency, unique, name=op.name)
+                    product = self.emitter.append(item)
+                    done += alike
+                    fragments.behind(product, group, groups, ends=done == count)
+                products.append(product)
                 self.copies.fill_share(groups * (steps - step) - group)
-            previous, fetched = products, following
+            previous = products
         warps = self.body.contraction_warps(op)
         if warps > 1:
             previous = [add_partials(self.emitter, op.elements, warps, previous)]
@@ -131,10 +135,6 @@ class Products:
     def _fragments(self, extent: int) -> int:
         """ldmatrix.x4 instructions for one k-step of an operand this many rows or columns wide."""
         return ceil(extent * MMA_K_BYTES / LDMATRIX_BYTES)
-
-    def _fragment(self, source: Op) -> int:
-        needs = self.emitter.after((source.index,))
-        return self.emitter.shared_memory(LDMATRIX_BYTES, needs=needs, name="ldmatrix")
 
     def _ffma(self, op: Op) -> None:
         """Multiply-adds of the FP32 lanes; lanes that read the same value share the read."""
@@ -224,8 +224,3 @@ class Products:
             items.append(self.emitter.append(item))
             self.copies.fill_share(ceil((count - begin) / at_once))
         return items
-
-
-def _share(total: int, group: int, groups: int) -> int:
-    """Part `group` of `total`, dealt out evenly."""
-    return total * (group + 1) // groups - total * group // groups
