@@ -55,14 +55,15 @@ def test_all_but_the_first_start_and_the_last_end_of_a_slot_are_half_hidden() ->
 
 
 def test_the_last_delayed_product_has_no_tile_beside_it() -> None:
-    kernel = simulated(FULL)
+    narrow = replace(FULL, head_dim=64)  # of 128 the delay hides nothing that turns do not
+    kernel = simulated(narrow)
     record = kernel.record
     in_turn = replace(record.kernel, mapping=replace(record.kernel.mapping, delayed=()))
     plain = lower(replace(record, kernel=in_turn), GPU, main_loop(record)).plain
     once = stream_rate(plain, 1, GPU).cycles - kernel.lowered.rates[0].cycles
-    assert once > 0
+    assert once > 100
     assert charged(kernel, "epilogue", "tensor") == pytest.approx(once, rel=1e-3)
-    assert charged(simulated(FULL, delayed=()), "epilogue", "tensor") == 0
+    assert charged(simulated(narrow, delayed=()), "epilogue", "tensor") == 0
 
 
 def test_longest_first_shortens_the_tail() -> None:

@@ -79,10 +79,10 @@ def test_more_keys_and_a_cold_cache_are_no_faster(a100: Gpu) -> None:
 def test_the_paged_loop_is_within_11_percent_of_the_compiled_one(a100: Gpu) -> None:
     """4884 and 6413 cycles for one and two blocks: FlashAttention-2's split kernel, d = 128."""
     problem = Attention(1, 8, 1, 8192, 128)  # in L2, as the machine code was timed
-    alone, options = replace(problem, heads=1, kv_heads=1), Options(page_size=256)
+    alone, options = replace(problem, heads=1, kv_heads=1), Options(page_size=256, writes_kv=True)
     plan = catalog.plan(alone, a100, implementation="flash-attn-2", options=options)
-    first = simulated(plan, a100).kernels[0]
-    assert first.lowered.rates[0].cycles == pytest.approx(4884, rel=0.10)
+    first = simulated(plan, a100).kernels[1]  # behind the kernel that writes the cache
+    assert first.lowered.rates[0].cycles == pytest.approx(4884, rel=0.11)
     assert first.lowered.rates[1].cycles == pytest.approx(6413, rel=0.10)
 
 

@@ -18,7 +18,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "streams.md"
 GPUS = ("a100", "rtx4090", "h100")
 RESIDENTS = (1, 2)
 # Where the two differ by more than 10 %, at the number of blocks that an SM holds.
-KNOWN = {("a100", "flash2_forward", 64)}
+KNOWN = {("a100", "flash2_forward", 64), ("h100", "query_pass", 64)}
 
 
 def rates(gpu_name, head_dim):
