@@ -9,6 +9,7 @@ import typer
 
 from fasim.cli.application import app
 from fasim.cli.options import (
+    AccumulatesGradsOption,
     BatchOption,
     CausalOption,
     DirectionOption,
@@ -80,6 +81,7 @@ def predict(
     pack_gqa: PackGqaOption = None,
     page_size: PageSizeOption = None,
     writes_kv: WritesKvOption = False,
+    accumulates_grads: AccumulatesGradsOption = False,
     stream: StreamOption = "lowered",
     launch: LaunchOption = "stream",
     l2: L2Option = "warm",
@@ -119,7 +121,17 @@ def predict(
         scenario_of(launch, l2, run_length, host),
         schedule=schedule,
         implementation=implementation,
-        options=options_of(tile, warps, stages, num_splits, pack_gqa, page_size, writes_kv, stream),
+        options=options_of(
+            tile,
+            warps,
+            stages,
+            num_splits,
+            pack_gqa,
+            page_size,
+            writes_kv,
+            accumulates_grads,
+            stream,
+        ),
         timeline=trace is not None or level == "block",
     )
     if trace is not None:
@@ -165,6 +177,7 @@ def compare(
     pack_gqa: PackGqaOption = None,
     page_size: PageSizeOption = None,
     writes_kv: WritesKvOption = False,
+    accumulates_grads: AccumulatesGradsOption = False,
     launch: LaunchOption = "stream",
     l2: L2Option = "warm",
     run_length: RunLengthOption = "sustained",
@@ -194,7 +207,9 @@ def compare(
         scenario_of(launch, l2, run_length, host),
         schedules=schedule or (),
         implementations=implementation or (),
-        options=options_of(tile, warps, stages, num_splits, pack_gqa, page_size, writes_kv),
+        options=options_of(
+            tile, warps, stages, num_splits, pack_gqa, page_size, writes_kv, accumulates_grads
+        ),
         everything=everything,
         progress=progress_of("predictions"),
     )

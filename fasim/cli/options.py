@@ -72,6 +72,13 @@ WritesKvOption = Annotated[
     bool,
     typer.Option("--writes-kv", help="a kernel before writes the new keys and values to the cache"),
 ]
+AccumulatesGradsOption = Annotated[
+    bool,
+    typer.Option(
+        "--accumulates-grads",
+        help="gradients are added to those of earlier calls, as PyTorch does where none reset them",
+    ),
+]
 StreamOption = Annotated[
     str,
     typer.Option(
@@ -182,6 +189,7 @@ def options_of(
     pack_gqa: bool | None,
     page_size: int | None,
     writes_kv: bool,
+    accumulates_grads: bool,
     stream: str = "lowered",
 ) -> Options:
     """What was asked of a plan."""
@@ -196,6 +204,7 @@ def options_of(
         pack_gqa=pack_gqa,
         page_size=page_size,
         writes_kv=writes_kv or None,
+        accumulates_grads=accumulates_grads or None,
         stream=stream,  # type: ignore[arg-type]
     )
 

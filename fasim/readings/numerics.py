@@ -109,8 +109,9 @@ def random_inputs(problem: Attention, seed: int = 0, size: float = 1.0) -> dict[
     """Normally distributed Q, K and V of the problem's shapes, rounded to its dtype.
 
     With them `mask` [seqlen_q, seqlen_k], 0 or −inf, for chains that add one; K_new and V_new
-    [batch, seqlen_q, kv_heads·head_dim] for those that write the cache; dO where gradients are
-    wanted, and for backward alone all that a forward run may have saved.
+    [batch, seqlen_q, kv_heads·head_dim] for those that write the cache; where gradients are wanted
+    dO, and Q_grad, K_grad, V_grad for chains that add to earlier ones; for backward alone all that
+    a forward run may have saved.
 
     Args:
         size: standard deviation of the values.
@@ -134,6 +135,7 @@ def random_inputs(problem: Attention, seed: int = 0, size: float = 1.0) -> dict[
     if problem.direction != "forward":
         do = random.standard_normal(shapes["Q"]).astype(np.float32)
         inputs["dO"] = round_to(do, problem.dtype)
+        inputs |= {f"{name}_grad": inputs[name] for name in "QKV"}  # any values do
     if problem.direction == "backward":
         inputs |= saved_by_forward(problem, inputs)
     return inputs

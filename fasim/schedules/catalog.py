@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fasim.problem import Attention
 from fasim.schedules.fit import largest_fit, overflow
 from fasim.schedules.implementations import (
+    accumulated_gradients,
     cudnn,
     flash_attn_1,
     flash_attn_2,
@@ -126,8 +127,10 @@ def plan(
     options = options or Options()
     if options.tile is not None:
         Tiling(*options.tile)  # refuses impossible sides, for GEMMs too
+    if options.accumulates_grads and problem.direction == "forward":
+        raise Refused(entry.name, "--accumulates-grads: forward leaves no gradients")
     for name in options.given:
-        if name not in entry.takes:
+        if name not in (*entry.takes, "accumulates_grads"):
             taken = [flag(other) for other in entry.takes]
             only = f", only {listed(taken)}" if taken else ""
             raise Refused(entry.name, f"it takes no {flag(name)}{only}")
@@ -138,7 +141,7 @@ def plan(
     reason = entry.check(problem, gpu)
     if reason is not None:
         raise Refused(entry.name, reason)
-    planned = entry.build(problem, gpu, options)
+    planned = _accumulated(entry.build(problem, gpu, options), problem, options)
     fault = overflow(planned, gpu)
     if fault is None:
         return planned
@@ -146,6 +149,7 @@ def plan(
     fitting = largest_fit(entry, problem, gpu, options, planned.tile)
     if fitting is None:
         raise Refused(entry.name, f"{asked}; no tile fits head_dim {problem.head_dim}")
+    fitting = _accumulated(fitting, problem, options)
     largest = f"{fitting.tile[0]}x{fitting.tile[1]}"
     if options.tile is not None or implementation is not None:
         raise Refused(entry.name, f"{asked}; the largest that fits is {largest}")
@@ -169,4 +173,12 @@ def plans(
     options = options or Options()
     if tried is None or options.tile is not None:
         return (planned,)
-    return tuple(p for p in tried(problem, gpu, options) if overflow(p, gpu) is None)
+    found = (p for p in tried(problem, gpu, options) if overflow(p, gpu) is None)
+    return tuple(_accumulated(p, problem, options) for p in found)
+
+
+def _accumulated(planned: Plan, problem: Attention, options: Options) -> Plan:
+    """A plan, at the end of which gradients are added to earlier ones where that was asked."""
+    if not options.accumulates_grads:
+        return planned
+    return replace(planned, kernels=(*planned.kernels, *accumulated_gradients.kernels(problem)))

@@ -70,6 +70,8 @@ class Options:
         pack_gqa: whether the query heads of a group share a tile.
         page_size: keys in a page of a paged K/V cache; contiguous if not given.
         writes_kv: whether a kernel before writes K and V of the new tokens into the cache.
+        accumulates_grads: whether gradients are added to those of earlier calls. Any chain with a
+            backward pass takes it.
         stream: `compiled`: main loops as a compiler made them, in place of lowered ones.
     """
 
@@ -80,6 +82,7 @@ class Options:
     pack_gqa: bool | None = None
     page_size: int | None = None
     writes_kv: bool | None = None
+    accumulates_grads: bool | None = None
     stream: StreamSource | None = None
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fasim.problem import Attention, ProblemError, Scenario
 from fasim.schedules.plan import Options
+from fasim.verbs.measured.versions import accumulates_grads
 
 TRUE, FALSE = ("true", "1"), ("false", "0")
 DIRECTIONS = {"fwd": "forward", "bwd": "backward", "fwd+bwd": "both"}
@@ -102,6 +103,7 @@ class Measurement:
         return Options(
             page_size=PAGE_SIZE if "paged" in extras else None,
             writes_kv=True if "kv-write" in extras else None,
+            accumulates_grads=accumulates_grads(self) or None,
         )
 
 

@@ -1,4 +1,4 @@
-"""Which version of an implementation a measured row ran, where it is not the usual one.
+"""Which version of an implementation a measured row ran, and what its script did besides.
 
 The row's `software` says when it was measured. A later reader's name for what ran, such as
 `triton`, may by then stand for other kernels.
@@ -73,15 +73,38 @@ def modelled_by(measurement: Measurement) -> str:
     return _MODELLED_BY.get((name, measurement.fields.get("software", "")), name)
 
 
+ACCUMULATING = (
+    # fn = lambda: o.backward(do, retain_graph=True), timed by do_bench without grad_to_none.
+    "triton-lang.org/main/getting-started/tutorials/06-fused-attention",
+    # The script is not given. Inferred: what its backward rows take beyond the kernels grows with
+    # head_dim alone, as three tensors read twice and written once do, with a mask and without;
+    # TileLang's examples time O.backward(dO, retain_graph=True) by a do_bench (from memory).
+    "tl_doc/flash_perf.md",
+)
+"""Sources whose scripts time a backward pass without resetting gradients between calls."""
+
+
+def accumulates_grads(measurement: Measurement) -> bool:
+    """Whether a row's time includes adding gradients to those of the call before."""
+    fields = measurement.fields
+    source = fields.get("source", "")
+    return fields["direction"] != "fwd" and any(each in source for each in ACCUMULATING)
+
+
 def versions_said(measurements: Iterable[Measurement]) -> list[str]:
     """A line for every version that rows were predicted as, with their number."""
     counts: dict[tuple[str, str, str], int] = {}
-    for row in measurements:
+    rows = list(measurements)
+    for row in rows:
         model = modelled_by(row)
         if model != row.implementation:
             key = (row.implementation, model, row.fields["software"])
             counts[key] = counts.get(key, 0) + 1
-    return [
+    lines = [
         f"{count} rows of {name} predicted by {model}: {software}"
         for (name, model, software), count in counts.items()
     ]
+    adding = sum(map(accumulates_grads, rows))
+    if adding:
+        lines.append(f"{adding} rows predicted with gradients added to those of the call before")
+    return lines
