@@ -91,19 +91,20 @@ class Measurement:
 
     @property
     def options(self) -> Options:
-        """What else was in the call: a paged cache, a kernel that writes the new keys into it.
+        """What else was in the call: a paged cache, a kernel that writes the new keys into it,
+        gradients added to earlier ones.
 
         Raises:
             Unsupported: extras inside the time that no schedule has.
         """
         extras = set(filter(None, self.fields.get("extras", "").split(";")))
-        unknown = extras - {"paged", "kv-write"}
+        unknown = extras - {"paged", "kv-write", "accumulated-grads"}
         if unknown:
             raise Unsupported(f"the time includes {', '.join(sorted(unknown))}, not modelled yet")
         return Options(
             page_size=PAGE_SIZE if "paged" in extras else None,
             writes_kv=True if "kv-write" in extras else None,
-            accumulates_grads=accumulates_grads(self) or None,
+            accumulates_grads="accumulated-grads" in extras or accumulates_grads(self) or None,
         )
 
 

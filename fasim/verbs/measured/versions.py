@@ -104,7 +104,7 @@ def versions_said(measurements: Iterable[Measurement]) -> list[str]:
         f"{count} rows of {name} predicted by {model}: {software}"
         for (name, model, software), count in counts.items()
     ]
-    adding = sum(map(accumulates_grads, rows))
+    adding = sum(row.options.accumulates_grads is True for row in rows)
     if adding:
         lines.append(f"{adding} rows predicted with gradients added to those of the call before")
     return lines

@@ -10,7 +10,12 @@ from fasim.report.validations import validation_text
 from fasim.schedules.catalog import IMPLEMENTATIONS
 from fasim.verbs.measured.measurement_file import COLUMNS, read
 from fasim.verbs.measured.measurements import Measurement, published
-from fasim.verbs.measured.versions import VERSIONS, modelled_by
+from fasim.verbs.measured.versions import (
+    ACCUMULATING,
+    VERSIONS,
+    accumulates_grads,
+    modelled_by,
+)
 from fasim.verbs.validate import validate
 
 HEADER = ",".join((*COLUMNS, "software"))
@@ -52,3 +57,24 @@ def test_other_software_is_predicted_by_its_own_name(fields: dict[str, str]) -> 
         "A", "a100", "flash-attn-2", "fwd", 1.0, None, {"software": "FA v2.0 (Jul 2023)"}
     )
     assert modelled_by(other) == "flash-attn-2"
+
+
+def test_rows_whose_script_adds_gradients_up_are_predicted_so(tmp_path: Path) -> None:
+    """By their source, or where their extras say so; forward leaves no gradients."""
+    adding = [row for row in read(published()).rows if accumulates_grads(row)]
+    assert {(row.gpu, row.implementation) for row in adding} == {
+        ("a100-sxm4-80gb", "triton"),
+        ("rtx4090", "flash-attn-2"),
+    }
+    assert {row.direction for row in adding} == {"bwd"}
+    said = ROW.removesuffix(",warm,").replace("triton", "flash-attn-2")
+    file = tmp_path / "times.csv"
+    rows = [f"{said},warm,,", f"{said},warm,accumulated-grads,", f"{said},warm,,{ACCUMULATING[0]}"]
+    header = ",".join((*COLUMNS, "extras", "source"))
+    file.write_text("\n".join((header, *rows)) + "\n", encoding="utf-8")
+    validation = validate(file)
+    plain, stated, known = (row.predicted_ms for row in validation.rows)
+    assert plain < stated == known
+    assert "2 rows predicted with gradients added to those of the call before" in validation_text(
+        validation
+    )
