@@ -56,11 +56,6 @@ MECHANISMS: dict[str, Mechanism] = {
         "it takes none",
         _with("sm", barrier_cycles=0),
     ),
-    "mma-sync": Mechanism(
-        "mma.sync reaches a part of the tensor rate where wgmma reaches all",
-        "it reaches all",
-        _with("tensor_core", mma_sync_fraction=1.0),
-    ),
     "mask": Mechanism(
         "tiles that the mask cuts through, or all where a loop has one body, take its instructions",
         "they take none",
@@ -85,11 +80,6 @@ MECHANISMS: dict[str, Mechanism] = {
         "DRAM reaches a part of its pins' rate, less when reads and writes mix",
         "it reaches all",
         _with("dram", read_efficiency=1.0, mixed_efficiency=1.0),
-    ),
-    "dram-latency": Mechanism(
-        "loads that miss L2 come later",
-        "they come as soon as those that hit",
-        _with("dram", latency_s=0.0),
     ),
     "contention": Mechanism(
         "execution and DRAM hinder each other", "the slower of the two hides the other"
