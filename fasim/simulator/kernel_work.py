@@ -166,8 +166,10 @@ class _Builder:
         else:
             start = start_cycles(self.record.kernel.mapping)
             least = cycles.chain * latency + start * ticks_per_cycle
-            # The ramp is DRAM's, and holds what the first blocks wait for.
-            ramp_s = max(0.0, STREAM_RAMP_S * self._beyond_l2() - least / TICKS_PER_SECOND)
+            # The ramp is DRAM's, and holds what the first blocks wait for beside their work.
+            first = min(self.blocks_per_sm, -(-blocks // self.gpu.sm_count))
+            waited_s = max(0.0, least - first * busy) / TICKS_PER_SECOND
+            ramp_s = max(0.0, STREAM_RAMP_S * self._beyond_l2() - waited_s)
             exposed = 0.0
         rate = loop_rate(
             {
