@@ -86,9 +86,8 @@ ACCUMULATING = (
 
 def accumulates_grads(measurement: Measurement) -> bool:
     """Whether a row's time includes adding gradients to those of the call before."""
-    fields = measurement.fields
-    source = fields.get("source", "")
-    return fields["direction"] != "fwd" and any(each in source for each in ACCUMULATING)
+    source = measurement.fields.get("source", "")
+    return measurement.direction != "fwd" and any(each in source for each in ACCUMULATING)
 
 
 def versions_said(measurements: Iterable[Measurement]) -> list[str]:
