@@ -119,3 +119,16 @@ def test_the_guard_costs_what_compilers_without_it_save(head_dim: int) -> None:
         for guarded in (True, False)
     )
     assert 1.02 < with_it / without < 1.08
+
+
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+def test_no_more_fragments_of_v_are_fetched_ahead_than_registers_hold(head_dim):
+    """PV: eight come before the first product; each of the others behind one that has read."""
+    gpu = load("rtx4090").gpu
+    kernel = plan(Attention(8, 16, 4096, 4096, head_dim), gpu, None, "flash-attn-2").kernels[0]
+    recorded = record(kernel)
+    items = of_product(lower(recorded, gpu, main_loop(recorded)).plain[0].items, "O")
+    runs = pattern(items)
+    fetched = -sum(run for run in runs if run < 0)
+    assert runs[0] == -min(8, fetched)
+    assert min(runs[1:]) >= -1

@@ -12,18 +12,20 @@ from fasim.hardware.gpu import LDMATRIX_BYTES
 from fasim.schedules.record import Op
 from fasim.simulator.lowering.emitter import Emitter
 
-# Steps whose fragments are in registers at a time, where these are guarded: as in the compiled
-# loops of FlashAttention-2. The fragments of one step take the place of those two steps before.
+# Where fragments are guarded, those of the left operand are in registers for so many steps, and so
+# many of the right one at a time: in FlashAttention-2's compiled forward loops of head_dim 32 to
+# 256, 4 to 10 fragments of V are live. One takes the place of the one so far before it.
 GUARDED_STEPS = 2
+GUARDED_FRAGMENTS = 8
 
 
 class Fragments:
     """Fetches the fragments of one product, step by step along the side that it contracts.
 
     Unguarded, those of the next step are fetched between this step's products, dealt out evenly.
-    Guarded, a fragment of the step after next takes the place of one of this step, right behind the
-    last product that reads it, and waits until all products issued so far have ended: they set the
-    scoreboard that stands for their operands when they end.
+    Guarded, a fragment takes the place of an earlier one right behind the last product that reads
+    that, and waits until all products issued so far have ended: they set the scoreboard that
+    stands for their operands when they end.
 
     Args:
         operands: left and right: the operation that makes it, and fragments a step; none of one
@@ -37,16 +39,18 @@ class Fragments:
     ) -> None:
         self.emitter, self.operands, self.steps, self.guarded = emitter, operands, steps, guarded
         ahead = min(GUARDED_STEPS if guarded else 1, steps)
+        left, right = (loads * ahead for _, loads in operands)
+        if guarded:
+            right = min(right, GUARDED_FRAGMENTS)
+        # Fragments fetched so far of either operand, step after step.
         self._fetched = [
-            [[self._fetch(side) for _ in range(loads)] for side, (_, loads) in enumerate(operands)]
-            for _ in range(ahead)
+            [self._fetch(0) for _ in range(left)],
+            [self._fetch(1) for _ in range(right)],
         ]
 
     def begin(self, step: int) -> None:
         """Before the products of a step."""
         self._comes = step + (GUARDED_STEPS if self.guarded else 1)
-        if self._comes < self.steps:
-            self._fetched.append([[], []])
 
     def beside(self, group: int, groups: int) -> None:
         """Before the products of a group: its share of what the next step takes."""
@@ -54,7 +58,7 @@ class Fragments:
             return
         for side, (_, loads) in enumerate(self.operands):
             for _ in range(share(loads, group, groups)):
-                self._fetched[self._comes][side].append(self._fetch(side))
+                self._fetched[side].append(self._fetch(side))
 
     def parts(self, count: int, group: int, groups: int) -> list[int]:
         """How many products of a group are issued between two fetches.
@@ -74,21 +78,22 @@ class Fragments:
             product: the item that was issued last.
             ends: whether it ends the group.
         """
-        if not self.guarded or self._comes >= self.steps:
+        if not self.guarded:
             return
-        left, right = (loads for _, loads in self.operands)
-        freed = [0] if group + 1 == groups and left else []
-        if ends and right:
-            freed.append(1)
-        for side in freed:
-            fetched = self._fetch(side)
-            self.emitter.require(fetched, product, 0)
-            self._fetched[self._comes][side].append(fetched)
+        for side, freed in enumerate((group + 1 == groups, ends)):
+            if freed and len(self._fetched[side]) < self.steps * self.operands[side][1]:
+                fetched = self._fetch(side)
+                self.emitter.require(fetched, product, 0)
+                self._fetched[side].append(fetched)
 
     def needs(self, step: int, group: int) -> list[int]:
         """What the products of a group wait for: all of A's fragments, and theirs of B."""
-        left, right = self._fetched[step]
-        return [*left, *right[group : group + 1]]
+        left, right = (loads for _, loads in self.operands)
+        mine = step * right + group
+        return [
+            *self._fetched[0][step * left : (step + 1) * left],
+            *(self._fetched[1][mine : mine + 1] if right else ()),
+        ]
 
     def _fetch(self, side: int) -> int:
         needs = self.emitter.after((self.operands[side][0].index,))
