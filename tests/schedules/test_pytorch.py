@@ -40,3 +40,11 @@ def test_one_launch_stacks_three_gradients_token_by_token(
         warps,
     )
     assert stack.mapping.instructions_per_element == 3 * 86
+
+
+@pytest.mark.parametrize(
+    ("columns", "element_bytes", "warps"),
+    [(2048, 2, 4), (4096, 2, 8), (8192, 2, 16), (65536, 2, 16), (2048, 4, 8), (1030, 2, 2)],
+)
+def test_a_row_of_softmax_takes_half_the_threads_that_load_it(columns, element_bytes, warps):
+    assert pytorch.softmax_warps(columns, element_bytes) == warps

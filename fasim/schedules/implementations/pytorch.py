@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fasim.problem import Attention
+from fasim.problem import DTYPE_BYTES, Attention
 from fasim.schedules.chain import KEY, QUERY, SCORES, axes_of
 from fasim.schedules.dropout import after_dropout, dropout_gradient_kernels, dropout_kernels
 from fasim.schedules.gradients import group_sums, key_gradients
@@ -68,6 +68,7 @@ SOFTMAX_LONG, SOFTMAX_LONG_BACKWARD = 48.0, 14.0
 # of a hidden score, calls the subroutine for odd cases: its way out for a zero, as compiled.
 ZERO_DIVIDED = 33.0
 SHORT_ROW = 1024  # columns up to which a row is one warp's (softmax_warp_forward)
+COPY_BYTES, MOST_THREADS = 16, 1024  # of a vector load; of a block
 
 
 def softmax_block(seqlen_k: int) -> tuple[int, int]:
@@ -77,6 +78,16 @@ def softmax_block(seqlen_k: int) -> tuple[int, int]:
     return 8, 1  # cunn_SoftMaxForward: a row a block
 
 
+def softmax_warps(columns: int, element_bytes: int) -> int:
+    """Warps of a block of cunn_SoftMaxForward and cunn_SoftMaxBackward (SoftMax_getBlockSize).
+
+    A thread loads 16 bytes at a time; of the threads that this makes of a row, 1024 at most, half
+    are taken, and rounded up to a power of two.
+    """
+    half = min(columns * element_bytes // COPY_BYTES, MOST_THREADS) // 2
+    return max(1, (1 << max(0, half - 1).bit_length()) // 32)
+
+
 def softmax_mapping(problem: Attention, *, backward: bool = False) -> tuple[Mapping, int]:
     """Mapping and rows of a block of the softmax kernel, or of its backward."""
     warps, rows = softmax_block(problem.seqlen_k)
@@ -84,6 +95,8 @@ def softmax_mapping(problem: Attention, *, backward: bool = False) -> tuple[Mapp
     if backward:
         short, long = SOFTMAX_SHORT_BACKWARD, SOFTMAX_LONG_BACKWARD
     instructions = short if problem.seqlen_k <= SHORT_ROW else long
+    if problem.seqlen_k > SHORT_ROW:
+        warps = softmax_warps(problem.seqlen_k, DTYPE_BYTES[problem.dtype])
     if not backward:
         scores = problem.seqlen_q * problem.seqlen_k
         instructions += ZERO_DIVIDED * (1 - problem.visible_pairs / scores)

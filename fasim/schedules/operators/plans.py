@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fasim.operators import Operator
-from fasim.problem import TENSOR_DTYPE
+from fasim.problem import DTYPE_BYTES, TENSOR_DTYPE
 from fasim.schedules import softmax
 from fasim.schedules.implementations import cublas_gemm
 from fasim.schedules.implementations.pytorch import (
@@ -13,6 +13,7 @@ from fasim.schedules.implementations.pytorch import (
     SOFTMAX_LONG,
     SOFTMAX_SHORT,
     softmax_block,
+    softmax_warps,
 )
 from fasim.schedules.implementations.pytorch_elementwise import DROPOUT, ELEMENTWISE, streaming
 from fasim.schedules.language import Kernel
@@ -96,6 +97,8 @@ def _by_rows(operator: Operator) -> Kernel:
             )
         return rowwise.norm_kernel(problem, operator.operation, counted, rows)
     instructions = SOFTMAX_SHORT if columns <= SHORT_ROW else SOFTMAX_LONG
+    if columns > SHORT_ROW:
+        warps = softmax_warps(columns, DTYPE_BYTES[problem.dtype])
     mapping = streaming(instructions, warps)
     if columns > WHOLE_ROW:
         (kernel,) = softmax.kernels("softmax-safe", problem, mapping, rows, TILE_OF_LONG_ROW)
