@@ -156,8 +156,11 @@ def test_flash1_takes_the_tile_of_the_paper(a100: Gpu) -> None:
 
 
 def test_a_short_row_is_a_warps_and_a_long_one_a_blocks(a100: Gpu) -> None:
-    for seqlen_k, warps, rows in ((1024, 4, 4), (1025, 8, 1)):
-        for name in ({"schedule": "standard"}, {"implementation": "pytorch"}):
+    for seqlen_k, textbook, pytorch, rows in ((1024, 4, 4, 4), (1025, 8, 2, 1), (8192, 8, 16, 1)):
+        for name, warps in (
+            ({"schedule": "standard"}, textbook),
+            ({"implementation": "pytorch"}, pytorch),
+        ):
             plan = catalog.plan(Attention(1, 1, 64, seqlen_k, 64), a100, **name)
             (softmax,) = (kernel for kernel in plan.kernels if kernel.name == "softmax")
             assert (softmax.mapping.warps, softmax.tiles["q"]) == (warps, rows)
