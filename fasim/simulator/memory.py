@@ -46,8 +46,8 @@ def miss_share(working_set_bytes: float, capacity_bytes: float) -> float:
 def copies(readers: float, gpu: Gpu) -> float:
     """Places of a line that so many SMs read: its home, and each other partition one is in."""
     others = gpu.l2.partitions - 1
-    elsewhere: float = (1 - 1 / gpu.l2.partitions) ** readers
-    return 1 + others * (1 - elsewhere)
+    unread: float = (1 - 1 / gpu.l2.partitions) ** readers  # none of them is in a given partition
+    return 1 + others * (1 - unread)
 
 
 @dataclass(frozen=True)
